@@ -1,0 +1,232 @@
+"""Posts each message as JSON to a URL, signed as Standard Webhooks (github.com/standard-webhooks/standard-webhooks).
+
+The id of the message is the `webhook-id`, the same at every repetition, so the receiver can drop repetitions. The
+answer decides: 2xx is accepted, what says "this very request is wrong" is refused, all else is tried again,
+because a wrong URL or a receiver in trouble is no reason to give mail up. Redirects are not followed, attachments are
+described and not sent. Proxies and credentials from the environment or `.netrc` are not used.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import ClassVar
+
+import httpx2
+from pydantic import Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
+
+from pipelines.message import Message
+from pipelines.options import Duration, FilePath, write_duration
+from pipelines.output import Accepted, Output, OutputOptions, Receipt, Refused, Retry
+
+# 400 bad request, 410 gone, 413 too large, 415 wrong type, 422 invalid: the same request would meet the same answer. Not
+# 401, 403, 404 or 405: those say that the URL or the credentials are wrong, which a person can put right.
+REFUSED_STATUSES = frozenset({400, 410, 413, 415, 422})
+# A receiver may ask for patience, and may be wrong about how much.
+PATIENCE = timedelta(days=1)
+# Many servers close an idle connection after five seconds; ours is gone first, so that no request meets a closed one.
+KEEP_ALIVE_SECONDS = 3.0
+ANSWER_BYTES = 64 * 1024
+
+
+class WebhookOptions(OutputOptions):
+    """Whom to call, and how."""
+
+    url: str = Field(
+        description="Address that gets a POST request a message: http or https.",
+        examples=["https://crm.example/hooks/mail"],
+    )
+    secret: SecretStr | None = Field(
+        default=None,
+        description="Signs every request: `whsec_` and 24 to 64 bytes in base64. Several, separated by a space, "
+        "all sign, for a change of secrets without a gap. Without one, requests are not signed.",
+        examples=["whsec_…"],
+    )
+    timeout: Duration = Field(
+        default=timedelta(seconds=30),
+        description="How long to wait for the connection and for each piece of sending and of the answer.",
+    )
+    parallel: int = Field(
+        default=4, ge=1, le=64, description="How many requests of one process are under way at once."
+    )
+    ca_file: FilePath | None = Field(
+        default=None,
+        description="Certificates (PEM) that the server is verified against, instead of those of the system.",
+        examples=["/etc/mailquay/ca.pem"],
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        try:
+            address = httpx2.URL(url)
+        except httpx2.InvalidURL:
+            address = httpx2.URL("")
+        if address.scheme not in {"http", "https"} or not address.host:
+            raise PydanticCustomError("url", "write a whole address: http or https, host and path")
+        return url
+
+    @field_validator("secret")
+    @classmethod
+    def _are_keys(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            read_keys(secret)
+        return secret
+
+
+class WebhookOutput(Output):
+    """Posts messages to URL, several at once."""
+
+    type_name: ClassVar[str] = "webhook"
+    Options: ClassVar[type[OutputOptions]] = WebhookOptions
+
+    options: WebhookOptions
+    _client: httpx2.Client
+    _threads: ThreadPoolExecutor
+
+    def __init__(self, name: str, options: WebhookOptions, *, clock: Callable[[], float] = time.time) -> None:
+        """Remember the options; `clock`, in Unix seconds, dates signatures and the pause that a receiver asks for."""
+        super().__init__(name, options)
+        self._clock = clock
+        self._opened = ExitStack()
+        self._keys = () if options.secret is None else read_keys(options.secret)
+        address = httpx2.URL(options.url)
+        # What reasons show: no credentials, path or query, which may be as good as a password.
+        self._server = f"{address.scheme}://{address.netloc.decode()}"
+
+    def open(self) -> None:
+        """Make the HTTP client and the threads that use it.
+
+        Raises:
+            OSError: CA_FILE cannot be read, or holds no certificate.
+        """
+        authorities = self.options.ca_file
+        self._client = self._opened.enter_context(
+            httpx2.Client(
+                verify=ssl.create_default_context(cafile=authorities) if authorities else True,
+                timeout=self.options.timeout.total_seconds(),
+                limits=httpx2.Limits(
+                    max_connections=self.options.parallel, keepalive_expiry=KEEP_ALIVE_SECONDS
+                ),
+                follow_redirects=False,
+                trust_env=False,
+            )
+        )
+        self._threads = self._opened.enter_context(ThreadPoolExecutor(self.options.parallel))
+
+    def deliver(self, messages: Sequence[Message]) -> Sequence[Receipt]:
+        """Post the messages and read a receipt from each answer."""
+        unreachable = threading.Event()
+        return list(self._threads.map(lambda message: self._post(message, unreachable), messages))
+
+    def close(self) -> None:
+        """End the threads and close the connections."""
+        self._opened.close()
+
+    def _post(self, message: Message, unreachable: threading.Event) -> Receipt:
+        # A dead server costs one time-out a call, and not one a message.
+        if unreachable.is_set():
+            return Retry(f"{self._server} cannot be reached; this message was not tried")
+        body = message.to_json()
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "mailquay",
+            **self._sign(message.id, body),
+        }
+        try:
+            with self._client.stream("POST", self.options.url, content=body, headers=headers) as answer:
+                self._skim(answer)
+                return judge(
+                    answer.status_code,
+                    retry_after=answer.headers.get("retry-after"),
+                    server=self._server,
+                    now=datetime.fromtimestamp(self._clock(), UTC),
+                )
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            unreachable.set()
+            return Retry(f"{self._server} cannot be reached: {error}")
+        except httpx2.TimeoutException:
+            return Retry(f"{self._server} did not answer within {write_duration(self.options.timeout)}")
+        except httpx2.HTTPError as error:
+            return Retry(f"{self._server} broke the request off ({error.__class__.__name__})")
+
+    def _sign(self, id_: str, body: bytes) -> dict[str, str]:
+        """Make the headers of Standard Webhooks: an HMAC-SHA256 over id, time and body for each key."""
+        seconds = str(int(self._clock()))
+        headers = {"webhook-id": id_, "webhook-timestamp": seconds}
+        if self._keys:
+            signed = b".".join((id_.encode(), seconds.encode(), body))
+            digests = (hmac.digest(key, signed, "sha256") for key in self._keys)
+            headers["webhook-signature"] = " ".join(
+                f"v1,{base64.b64encode(digest).decode()}" for digest in digests
+            )
+        return headers
+
+    def _skim(self, answer: httpx2.Response) -> None:
+        """Read a short answer to its end, so that the connection can be used again; its words do not matter."""
+        deadline = self._clock() + self.options.timeout.total_seconds()
+        read = 0
+        # The status is known already, so a body that breaks off changes nothing.
+        with suppress(httpx2.HTTPError):
+            for piece in answer.iter_raw():
+                read += len(piece)
+                if read > ANSWER_BYTES or self._clock() > deadline:
+                    return
+
+
+def judge(status: int, *, retry_after: str | None, server: str, now: datetime) -> Receipt:
+    """Turn the answer of a receiver into a receipt. `now` is aware; `retry_after` is the header, seconds or a date.
+
+    An answer with Retry-After is never a refusal: RFC 9110 section 15.5.14 lets 413 say so that it is for now only.
+    """
+    if 200 <= status < 300:
+        return Accepted()
+    if status in REFUSED_STATUSES and retry_after is None:
+        return Refused(f"{server} answered {status}: it does not want this message")
+    if 300 <= status < 400:
+        return Retry(
+            f"{server} answered {status}, a redirect, which is not followed: set URL to the new address"
+        )
+    if status in {401, 403, 404, 405}:
+        return Retry(f"{server} answered {status}: check URL and SECRET, here and there")
+    return Retry(f"{server} answered {status}", not_before=read_retry_after(retry_after, now=now))
+
+
+def read_retry_after(value: str | None, *, now: datetime) -> datetime | None:
+    """Read a Retry-After header (RFC 9110 section 10.2.3): seconds or a date, at most a day ahead; None if neither."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit():
+        # More than nine digits are beyond any patience, and could be beyond what int() accepts.
+        return now + min(timedelta(seconds=int(value[:9])), PATIENCE)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return min(moment if moment.tzinfo else moment.replace(tzinfo=UTC), now + PATIENCE)
+
+
+def read_keys(secret: SecretStr) -> tuple[bytes, ...]:
+    """Decode one or several signing secrets, `whsec_` and base64, separated by blanks.
+
+    Raises:
+        PydanticCustomError: a secret has another shape; the sentence does not show it.
+    """
+    try:
+        words = [word.removeprefix("whsec_") for word in secret.get_secret_value().split()]
+        keys = tuple(base64.b64decode(word, validate=True) for word in words)
+    except (binascii.Error, ValueError):
+        keys = ()
+    if not keys or not all(24 <= len(key) <= 64 for key in keys):
+        raise PydanticCustomError("webhook_secret", "write whsec_ and then 24 to 64 random bytes in base64")
+    return keys

@@ -1,0 +1,118 @@
+"""One part of a message: what its headers say, and its content, decoded only when someone asks.
+
+The content is a slice of the raw message, never a copy; a large attachment is read through `open` or `chunks`
+without ever being in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipelines import charset, transfer
+from pipelines.headers import Headers
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part as RFC 8621's EmailBodyPart (section 4.1.4); `type` is in lower case, `size` counts decoded octets.
+
+    `part_id` is the part's number as IMAP counts (RFC 9051 section 6.4.5); it and `blob_id` are None exactly
+    for multiparts, which have `sub_parts` instead of `content`. `encoding` is the transfer encoding of `content`.
+    """
+
+    part_id: str | None = "1"
+    blob_id: str | None = None
+    size: int = 0
+    name: str | None = None
+    type: str = "text/plain"
+    charset: str | None = "us-ascii"
+    disposition: str | None = None
+    cid: str | None = None
+    language: tuple[str, ...] | None = None
+    location: str | None = None
+    sub_parts: tuple[Part, ...] | None = None
+    headers: Headers = field(default_factory=Headers.empty, repr=False, compare=False)
+    encoding: str = "7bit"
+    content: memoryview = field(default=memoryview(b""), repr=False)
+
+    def decode(self) -> bytes:
+        """Return the whole content with its transfer encoding undone."""
+        return transfer.decode(self.content, self.encoding).data
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the content with its transfer encoding undone, about a megabyte at a time."""
+        return transfer.chunks(self.content, self.encoding)
+
+    def open(self) -> io.BufferedReader:
+        """Return the content with its transfer encoding undone as a file to read, which cannot seek."""
+        return io.BufferedReader(_Chunks(self.chunks()))
+
+    def text(self) -> str:
+        """Return the whole content as text, in whatever charset it turns out to be, with LF line ends."""
+        return charset.decode(self.decode(), self.declared_charset()).text.replace("\r\n", "\n")
+
+    def declared_charset(self) -> str | None:
+        """Return the charset that the part itself declares, and not the one that RFC 2045 implies."""
+        value = self.headers.parameterized("Content-Type")
+        return None if value is None else value.parameters.get("charset")
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the decoded content in hex; it is computed at each call."""
+        digest = hashlib.sha256()
+        for chunk in self.chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def walk(self) -> Iterator[Part]:
+        """Yield this part and all parts below it, each before its own parts."""
+        yield self
+        for part in self.sub_parts or ():
+            yield from part.walk()
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the JSON of RFC 8621's EmailBodyPart, without its content; `subParts` only for a multipart."""
+        result: dict[str, object] = {
+            "partId": self.part_id,
+            "blobId": self.blob_id,
+            "size": self.size,
+            "name": self.name,
+            "type": self.type,
+            "charset": self.charset,
+            "disposition": self.disposition,
+            "cid": self.cid,
+            "language": None if self.language is None else list(self.language),
+            "location": self.location,
+        }
+        if self.sub_parts is not None:
+            result["subParts"] = [part.to_dict() for part in self.sub_parts]
+        return result
+
+
+class _Chunks(io.RawIOBase):
+    """Reads an iterator of bytes as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        target = memoryview(buffer).cast("B")
+        count = min(len(target), len(self._rest))
+        target[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count

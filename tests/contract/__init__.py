@@ -1,0 +1,1 @@
+"""The promises that every output keeps, run against each of them."""

@@ -1,0 +1,112 @@
+"""`mailquay status`: how each mailbox stands, for people as a table and for programs as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from worker.cli.session import session
+from worker.quay import Quay
+from worker.standing import Standing
+from worker.timetable import pull_entry
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One mailbox's line: its standing, what waits in the spool, and when it is pulled next (Unix seconds)."""
+
+    mailbox: str
+    standing: Standing
+    waiting: int
+    failed: int
+    next_at: float | None
+
+
+def lines(quay: Quay) -> list[Line]:
+    """How every configured mailbox stands."""
+    waiting: Counter[str] = Counter()
+    for ticket in quay.spool.tickets():
+        waiting[ticket.mailbox] += ticket.messages
+    failed: Counter[str] = Counter()
+    for ticket, _ in quay.spool.failed():
+        failed[ticket.mailbox] += ticket.messages
+    return [
+        Line(
+            name,
+            quay.standings.of(name),
+            waiting[name],
+            failed[name],
+            quay.timetable.due(pull_entry(name)) if mailbox.enabled else None,
+        )
+        for name, mailbox in sorted(quay.settings.mailboxes.items())
+    ]
+
+
+def table(found: list[Line], now: float) -> Table:
+    """The lines as a table for a terminal."""
+    grid = Table("mailbox", "state", "last pull", "next", box=None, pad_edge=False, header_style="bold")
+    for counter in ("pulled", "delivered", "waiting", "failed"):
+        grid.add_column(counter, justify="right")
+    grid.add_column("what to do", overflow="fold")
+    for line in found:
+        standing = line.standing
+        style = {"ok": "green", "new": "dim"}.get(standing.state, "red")
+        grid.add_row(
+            line.mailbox,
+            f"[{style}]{standing.state}[/]",
+            _ago(standing.pulled_at, now),
+            _ahead(line.next_at, now),
+            str(standing.pulled),
+            str(standing.delivered),
+            str(line.waiting),
+            f"[red]{line.failed}[/]" if line.failed else "0",
+            standing.sentence,
+        )
+    return grid
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(*, as_json: bool) -> None:
+    """Show each mailbox: when it was last pulled, what waits, what failed, and what a person has to do."""
+    with session() as quay:
+        found = lines(quay)
+        if as_json:
+            mailboxes = [
+                {
+                    "mailbox": line.mailbox,
+                    **asdict(line.standing),
+                    "waiting": line.waiting,
+                    "failed": line.failed,
+                    "next_at": line.next_at,
+                }
+                for line in found
+            ]
+            click.echo(orjson.dumps({"mailboxes": mailboxes}).decode())
+        elif not found:
+            click.echo("No mailbox is configured yet: describe one in .env (see docs/configuration.md).")
+        else:
+            Console().print(table(found, time.time()))
+
+
+def _ago(moment: float, now: float) -> str:
+    return f"{_span(now - moment)} ago" if moment else "never"
+
+
+def _ahead(moment: float | None, now: float) -> str:
+    if moment is None:
+        return "-"
+    return f"in {_span(moment - now)}" if moment > now else "now"
+
+
+def _span(seconds: float) -> str:
+    for size, letter in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {letter}"
+    return f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,136 @@
+"""Pull every mailbox once and deliver until nothing is due, without a broker: for cron, scripts and benchmarks.
+
+The same pull and the same deliver as the workers, in a pool of processes, one a core; leases, checkpoints and tokens
+live in Redis as always. A bell is a message to the parent process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from worker import log, settings
+from worker.deliver import Delivered
+from worker.deliver import deliver as deliver_batch
+from worker.pull import Pulled
+from worker.pull import pull as pull_mailbox
+from worker.quay import Quay
+from worker.spool import Ticket
+
+
+@dataclass(slots=True)
+class Totals:
+    """What was done: messages pulled and delivered, what waits or failed, and every trouble once."""
+
+    pulled: int = 0
+    arrived: int = field(default=0, repr=False)
+    delivered: int = 0
+    waiting: int = 0
+    failed: int = 0
+    troubles: list[str] = field(default_factory=list)
+
+    def note(self, trouble: str) -> None:
+        """Keep a trouble, once."""
+        if trouble not in self.troubles:
+            self.troubles.append(trouble)
+
+
+Progress = Callable[[Totals], None]
+
+_here: Quay
+_bells: multiprocessing.Queue[Ticket]
+
+
+def run(
+    quay: Quay, mailboxes: Sequence[str], *, drain: bool = True, progress: Progress = lambda _: None
+) -> Totals:
+    """Pull these mailboxes; with `drain`, deliver what they brought and everything else that is due.
+
+    Raises:
+        RedisUnavailable: there is no working without leases.
+    """
+    context = multiprocessing.get_context("spawn")
+    bells: multiprocessing.Queue[Ticket] = context.Queue()
+    totals = Totals()
+    workers = max(2, os.cpu_count() or 1)
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin, initargs=(quay.redis_url, dict(os.environ), bells)
+    ) as pool:
+        running: set[Future[Any]] = {pool.submit(_pull, name) for name in mailboxes}
+        handed: set[str] = set()
+        rung = 0
+        while True:
+            for ticket in _rung(bells):
+                rung += ticket.messages
+                if drain:
+                    handed.add(str(ticket))
+                    running.add(pool.submit(_deliver, ticket))
+            for future in [future for future in running if future.done()]:
+                running.discard(future)
+                _count(totals, future.result())
+            totals.pulled = max(totals.arrived, rung)
+            progress(totals)
+            if not running:
+                due = [] if not drain else _due(quay, handed)
+                if not due:
+                    break
+                handed.update(map(str, due))
+                running.update(pool.submit(_deliver, ticket) for ticket in due)
+    totals.waiting = sum(ticket.messages for ticket in quay.spool.tickets())
+    progress(totals)
+    return totals
+
+
+def _begin(redis_url: str, environ: dict[str, str], bells: multiprocessing.Queue[Ticket]) -> None:
+    """Set up one process of the pool."""
+    global _here, _bells  # noqa: PLW0603  (the pool hands no state to its functions)
+    said = settings.load(environ, cwd=Path.cwd())
+    log.configure(level="warning" if said.log_format == "auto" else said.log_level, form=said.log_format)
+    _here = Quay(said, redis_url)
+    _bells = bells
+
+
+def _pull(mailbox: str) -> Pulled:
+    return pull_mailbox(_here, _here.settings.mailboxes[mailbox], ring=_bells.put)
+
+
+def _deliver(ticket: Ticket) -> Delivered | None:
+    return deliver_batch(_here, ticket)
+
+
+def _rung(bells: multiprocessing.Queue[Ticket]) -> list[Ticket]:
+    """The bells rung since the last look, waiting a moment for the first."""
+    rung: list[Ticket] = []
+    try:
+        rung.append(bells.get(timeout=0.05))
+        while True:
+            rung.append(bells.get_nowait())
+    except queue.Empty:
+        return rung
+
+
+def _due(quay: Quay, handed: set[str]) -> list[Ticket]:
+    """Batches that are due and were not handed out under this very name: each attempt changes the name."""
+    now = time.time()
+    return [ticket for ticket in quay.spool.tickets() if ticket.due <= now and str(ticket) not in handed]
+
+
+def _count(totals: Totals, result: Pulled | Delivered | None) -> None:
+    if isinstance(result, Pulled):
+        totals.arrived += result.messages
+        if result.busy:
+            totals.note(f"{result.mailbox}: another process is pulling it")
+        if result.trouble:
+            totals.note(f"{result.mailbox}: {result.trouble.sentence}")
+    elif result:
+        totals.delivered += result.done
+        totals.failed += result.failed
+        if result.trouble:
+            totals.note(f"{result.mailbox}: {result.trouble}")

@@ -1,0 +1,182 @@
+"""Everything that one process works with, built once from the settings: clients, stores, sources, outputs.
+
+The only place where implementations are chosen. Nothing is made at import: a pool's child makes its own clients when
+the first task comes, because connections do not survive a fork. Time and chance enter the worker here.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from pipelines.output import Output
+from pipelines.pipeline import Pipeline
+from pipelines.registry import PluginError, load_output, load_stage
+from pipelines.stage import Stage
+from worker import settings as configuration
+from worker import state
+from worker.checkpoint import Checkpoints
+from worker.errors import Misconfigured
+from worker.lease import held
+from worker.mailbox import Mailbox
+from worker.settings import Settings
+from worker.sources import Credentials, Source
+from worker.sources.imap import ImapSource
+from worker.sources.pop3 import Pop3Source
+from worker.spool import Spool
+from worker.spool.file import FileSpool
+from worker.standing import Standings
+from worker.timetable import Timetable
+from worker.tokens import Tokens
+from worker.tokens.entra import Entra
+from worker.tokens.seal import Seal, keys_in
+from worker.tokens.store import TokenStore
+
+_ANSWER_SECONDS = 60.0
+"""What a mail server may take for one answer."""
+
+
+class Quay:
+    """One process's clients and stores. `redis_url` is the settings' own, or that of an embedded server."""
+
+    def __init__(self, settings: Settings, redis_url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        self.redis_url = redis_url
+        self.clock = clock
+        self.client = state.connect(redis_url)
+        self.lease_seconds = settings.lease_ttl.total_seconds()
+        self.timetable = Timetable(self.client)
+        self.checkpoints = Checkpoints(self.client)
+        self.standings = Standings(self.client)
+        self._outputs: dict[str, Output] = {}
+        self._pipelines: dict[str, Pipeline] = {}
+
+    @cached_property
+    def spool(self) -> Spool:
+        """The spool in DATA_DIR."""
+        return FileSpool(
+            self.settings.data_dir / "spool", disk_free_min=self.settings.disk_free_min, clock=self.clock
+        )
+
+    @cached_property
+    def token_store(self) -> TokenStore:
+        """The sealed tokens.
+
+        Raises:
+            TokensUnreadable: the keys cannot be read.
+        """
+        path = self.settings.token_keys_file
+        keys = (
+            keys_in(path, create=False) if path else keys_in(self.settings.data_dir / "token_keys", create=True)
+        )
+        return TokenStore(self.client, Seal(keys))
+
+    def now(self) -> datetime:
+        """The clock as an aware moment."""
+        return datetime.fromtimestamp(self.clock(), UTC)
+
+    def jitter(self) -> float:
+        """A factor from 0.5 to 1.0, so that what failed together does not come back together."""
+        return random.uniform(0.5, 1.0)  # noqa: S311  (no secret hangs on it)
+
+    def tokens(self, mailbox: Mailbox) -> Tokens:
+        """Where the mailbox's account gets its tokens."""
+        return self.entra(mailbox)
+
+    def entra(self, mailbox: Mailbox) -> Entra:
+        """The provider of the mailbox's app registration."""
+        return Entra(
+            self.settings.registration(mailbox),
+            self.token_store,
+            lambda what: held(self.client, what, ttl=60.0),
+            clock=self.clock,
+        )
+
+    def source(self, mailbox: Mailbox, *, renewed: bool = False) -> Source:
+        """Sign in to a mailbox, with a token acquired just before. `renewed` asks for a token never used before."""
+        if mailbox.auth == "password":
+            assert mailbox.password is not None
+            credentials = Credentials(mailbox.username, mailbox.password.get_secret_value(), bearer=False)
+        else:
+            token = self.tokens(mailbox).access(mailbox.account, mailbox.scopes, renewed=renewed)
+            credentials = Credentials(mailbox.address, token.secret)
+        kind = ImapSource if mailbox.protocol == "imap" else Pop3Source
+        return kind(
+            mailbox.endpoint,
+            credentials,
+            message_max=self.settings.message_max,
+            answer_seconds=_ANSWER_SECONDS,
+            clock=time.monotonic,
+        )
+
+    def pipeline(self, mailbox: str) -> Pipeline:
+        """The stages of a mailbox, made once.
+
+        Raises:
+            Misconfigured: the mailbox is not configured any more, or a stage cannot be loaded.
+        """
+        if mailbox not in self._pipelines:
+            found = self.settings.mailboxes.get(mailbox)
+            if found is None:
+                raise Misconfigured(f"the mailbox {mailbox} is not configured any more; its batches wait for it")
+            self._pipelines[mailbox] = Pipeline([self._stage(name) for name in found.stages])
+        return self._pipelines[mailbox]
+
+    def _stage(self, name: str) -> Stage:
+        said = self.settings.stages[name]
+        try:
+            return load_stage(said.type)(name, said.options)
+        except PluginError as error:
+            raise Misconfigured(f"stage {name}: {error}") from error
+
+    def output(self, name: str) -> Output:
+        """An output, opened in this process at its first use.
+
+        Raises:
+            Misconfigured: it is not configured any more, or cannot be loaded.
+        """
+        if name not in self._outputs:
+            said = self.settings.outputs.get(name)
+            if said is None:
+                raise Misconfigured(f"the output {name} is not configured any more; what is owed to it waits")
+            try:
+                output = load_output(said.type)(name, said.options)
+            except PluginError as error:
+                raise Misconfigured(f"output {name}: {error}") from error
+            output.open()
+            self._outputs[name] = output
+        return self._outputs[name]
+
+    def forget_output(self, name: str) -> None:
+        """Close an output that raised, so that its next use opens it anew."""
+        if output := self._outputs.pop(name, None):
+            output.close()
+
+    def close(self) -> None:
+        """Let all clients go."""
+        for name in list(self._outputs):
+            self.forget_output(name)
+        self.client.close()
+
+
+_quays: dict[int, Quay] = {}
+
+
+def quay(environ: Mapping[str, str] | None = None) -> Quay:
+    """This process's quay, built from the environment at the first call; a forked child builds its own.
+
+    Raises:
+        ConfigurationError: the settings are wrong, or no Redis is named.
+    """
+    pid = os.getpid()
+    if pid not in _quays:
+        settings = configuration.load(environ or os.environ, cwd=Path.cwd())
+        if settings.redis_url is None:
+            raise Misconfigured("REDIS_URL is not set: start the workers with `mailquay up`, or set it")
+        _quays[pid] = Quay(settings, settings.redis_url)
+    return _quays[pid]

@@ -1,0 +1,367 @@
+"""The whole configuration as checked, unchangeable values, or every problem with it at once.
+
+`load` is the only way in. A problem names the variable that a person has to touch and never shows a value, because a
+secret may have landed in the wrong place. Nothing here connects to anything: whether a server answers and a password is
+right is for `mailquay check --connect` to find out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipelines.options import ByteSize, Duration, Names, Options
+from pipelines.output import Output, OutputOptions
+from pipelines.registry import PluginError, load_output, load_stage, output_types, stage_types
+from pipelines.stage import Stage, StageOptions
+from worker import env
+from worker.env import Entry, Section
+from worker.errors import ConfigurationError, Misconfigured, Problem
+from worker.mailbox import LocalFile, LocalPath, Mailbox, Tenant, Text, lower
+from worker.sources.providers import PROVIDERS
+
+__all__ = [
+    "Entra",
+    "General",
+    "Mailbox",
+    "OutputSettings",
+    "Registration",
+    "Settings",
+    "StageSettings",
+    "load",
+]
+
+M = TypeVar("M", bound=Options)
+T = TypeVar("T")
+
+MAILBOX_FIELDS = Mailbox.model_fields.keys() - {"name"}
+
+
+def _redis_url(url: str) -> str:
+    scheme, separator, _ = url.lower().partition("://")
+    try:
+        address = urlsplit(url)
+        several = any(mark in address.netloc.rpartition("@")[2] for mark in ",;")
+        _ = several or address.port
+    except ValueError:
+        raise ValueError("is not a URL; write special characters of its password as %XX") from None
+    if several or "sentinel" in scheme or "cluster" in scheme:
+        raise ValueError("names a Sentinel or a cluster, which is not supported; name one Redis server")
+    if not separator or scheme not in {"redis", "rediss", "unix", "redis+socket"}:
+        raise ValueError("must begin with redis://, rediss://, unix:// or redis+socket://")
+    return url
+
+
+def _broker_url(url: str) -> str:
+    scheme, separator, _ = url.partition("://")
+    if not separator or not scheme:
+        raise ValueError("must be a URL, such as redis://127.0.0.1:6379/1")
+    return _redis_url(url) if "redis" in scheme.lower() or "sentinel" in scheme.lower() else url
+
+
+def _authority(url: str) -> str:
+    address = urlsplit(url)
+    if address.scheme != "https" or not address.netloc or not address.path.strip("/"):
+        raise ValueError(
+            "must be a whole address with its tenant, such as https://login.microsoftonline.com/TENANT"
+        )
+    return url.rstrip("/")
+
+
+class Entra(Options):
+    """The app registration of every mailbox that names no other."""
+
+    tenant: Tenant = Field(
+        default="organizations",
+        description="Tenant that accounts sign in to: a domain, an id, or `organizations` for any work account.",
+        examples=["contoso.onmicrosoft.com"],
+    )
+    client_id: Text | None = Field(
+        default=None,
+        description="Application (client) id of the app registration.",
+        examples=["00000000-0000-0000-0000-000000000000"],
+    )
+    authority: Annotated[Text, AfterValidator(_authority)] | None = Field(
+        default=None,
+        description="Whole address of the identity provider, tenant included; beats every TENANT.",
+        examples=["https://login.microsoftonline.com/contoso.onmicrosoft.com"],
+    )
+    ca_file: LocalFile | None = Field(
+        default=None,
+        description="PEM file of certificates that the identity provider is checked against.",
+        examples=["/etc/ssl/certs/company-ca.pem"],
+    )
+
+
+class General(Options):
+    """The variables without a prefix."""
+
+    redis_url: Annotated[Text, AfterValidator(_redis_url)] | None = Field(
+        default=None,
+        repr=False,
+        description="Redis that holds leases, checkpoints and tokens. Unset: an embedded Valkey in DATA_DIR.",
+        examples=["redis://127.0.0.1:6379/0"],
+    )
+    broker_url: Annotated[Text, AfterValidator(_broker_url)] | None = Field(
+        default=None,
+        repr=False,
+        description="Broker that carries Celery's messages. Unset: REDIS_URL.",
+        examples=["redis://127.0.0.1:6379/1"],
+    )
+    data_dir: LocalPath = Field(
+        default=Path("data"),
+        validate_default=True,
+        description="Folder of the spool and of the embedded Valkey.",
+        examples=["/data"],
+    )
+    token_keys_file: LocalFile | None = Field(
+        default=None,
+        description="File of the keys that seal tokens, newest first. Unset: DATA_DIR/token_keys, made on first use.",
+        examples=["/run/secrets/token_keys"],
+    )
+    batch_messages: int = Field(
+        default=64, ge=1, le=1000, description="Most messages in one batch.", examples=[200]
+    )
+    batch_size: ByteSize = Field(
+        default=16 * 2**20,
+        ge=1,
+        description="Most bytes in one batch; a larger message is a batch of its own.",
+        examples=["64MiB"],
+    )
+    message_max: ByteSize = Field(
+        default=256 * 2**20, ge=1, description="Largest message that is pulled.", examples=["150MB"]
+    )
+    pull_concurrency: int = Field(
+        default=4, ge=1, le=1000, description="Mailboxes that one worker pulls at a time.", examples=[16]
+    )
+    deliver_concurrency: int = Field(
+        default=2, ge=1, le=1000, description="Batches that one worker delivers at a time.", examples=[4]
+    )
+    lease_ttl: Duration = Field(
+        default=timedelta(seconds=60),
+        ge=timedelta(seconds=2),
+        description="How long the mailbox or batch of a process that died stays out of reach for others.",
+        examples=["30s"],
+    )
+    pull_limit: Duration = Field(
+        default=timedelta(minutes=10),
+        ge=timedelta(seconds=10),
+        description="Longest time one pull may take; a large mailbox is pulled in several.",
+        examples=["30m"],
+    )
+    disk_free_min: ByteSize = Field(
+        default=256 * 2**20,
+        ge=0,
+        description="Pulling stops while the disk of DATA_DIR has less than this free; delivering goes on.",
+        examples=["2GB"],
+    )
+    sweep_every: Duration = Field(
+        default=timedelta(seconds=10),
+        ge=timedelta(seconds=1),
+        description="How often batches that are due and forgotten are looked for.",
+        examples=["1m"],
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = Field(
+        default="info", description="Least important event that is logged.", examples=["debug"]
+    )
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(lower)] = Field(
+        default="auto", description="`auto` is console on a terminal and json elsewhere.", examples=["json"]
+    )
+    mailbox_dir: LocalPath | None = Field(
+        default=None,
+        description="Folder with one env file a mailbox: HOST in `support.env` is MAILBOX__SUPPORT__HOST.",
+        examples=["/etc/mailquay/mailboxes"],
+    )
+    env_file: Names = Field(
+        default=(".env",),
+        description="Files to read variables from; a later one beats an earlier one. Process environment only.",
+        examples=["/etc/mailquay/env,/etc/mailquay/secrets.env"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSettings:
+    """One configured output: its class is found by `type`, and `options` are checked."""
+
+    name: str
+    type: str
+    options: OutputOptions
+
+
+@dataclass(frozen=True, slots=True)
+class StageSettings:
+    """One configured stage: its class is found by `type`, and `options` are checked."""
+
+    name: str
+    type: str
+    options: StageOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The application that signs in for a mailbox, and where."""
+
+    client_id: str
+    authority: str
+    ca_file: Path | None
+
+
+class Settings(General):
+    """Everything that Mailquay was told. Without any mailbox it is valid too: the program says what to do next."""
+
+    entra: Entra = Entra()
+    mailboxes: Mapping[str, Mailbox] = Field(default_factory=dict)
+    outputs: Mapping[str, OutputSettings] = Field(default_factory=dict)
+    stages: Mapping[str, StageSettings] = Field(default_factory=dict)
+
+    def registration(self, mailbox: Mailbox) -> Registration:
+        """Say which application signs in for `mailbox`, and at which authority (a whole URL).
+
+        Raises:
+            Misconfigured: no application was named, which `load` lets pass only for AUTH=password.
+        """
+        if mailbox.client_id is None:
+            raise Misconfigured(
+                "no app registration signs in for it; set ENTRA__CLIENT_ID", mailbox=mailbox.name
+            )
+        provider = PROVIDERS[mailbox.provider]
+        tenant = mailbox.tenant or provider.tenant or self.entra.tenant
+        authority = self.entra.authority or provider.authority.format(tenant=tenant)
+        return Registration(mailbox.client_id, authority, self.entra.ca_file)
+
+
+def load(environ: Mapping[str, str], *, cwd: Path) -> Settings:
+    """Read and check the whole configuration; relative paths start at `cwd`.
+
+    Raises:
+        ConfigurationError: with every problem there is, each once, in `problems`.
+    """
+    environment = env.read(environ, cwd=cwd, names={name.upper() for name in General.model_fields})
+    checks = _Checks(environment, cwd=cwd)
+    general = checks.model(General, checks.said(checks.section(""), General.model_fields), prefix="")
+    entra_said = checks.said(checks.section("ENTRA__"), Entra.model_fields)
+    entra = checks.model(Entra, entra_said, prefix="ENTRA__")
+    outputs = checks.plugins("OUTPUT", OutputSettings, load=load_output, types=output_types())
+    stages = checks.plugins("STAGE", StageSettings, load=load_stage, types=stage_types())
+    # What a mailbox says beats MAILBOX_DEFAULTS__, and that beats ENTRA__.
+    shared = {key: entry for key, entry in entra_said.items() if key == "client_id"}
+    shared |= checks.said(checks.section("MAILBOX_DEFAULTS__"), MAILBOX_FIELDS)
+    mailboxes = checks.mailboxes(shared)
+    if checks.problems or general is None or entra is None:
+        raise ConfigurationError(tuple(dict.fromkeys(checks.problems)))
+    return Settings(**dict(general), entra=entra, mailboxes=mailboxes, outputs=outputs, stages=stages)
+
+
+class _Checks:
+    """Checks section after section against its model, and remembers every problem."""
+
+    def __init__(self, environment: env.Environment, *, cwd: Path) -> None:
+        self.values = environment.values
+        self.problems = list(environment.problems)
+        self.cwd = cwd
+        # What validators have to know beside the section that they check.
+        self.context: dict[str, Any] = {"cwd": cwd}
+
+    def section(self, prefix: str) -> Section:
+        """The entries behind one prefix; those without any are behind the empty one."""
+        entries = {
+            key.removeprefix(prefix): entry
+            for key, entry in self.values.items()
+            if (key.startswith(prefix) if prefix else not key.startswith(env.PREFIXES))
+        }
+        return Section(prefix, entries)
+
+    def named(self, kind: str) -> dict[str, Section]:
+        sections, problems = env.named(self.values, kind)
+        self.problems += problems
+        return sections
+
+    def said(self, section: Section, fields: Collection[str]) -> dict[str, Entry]:
+        said, problems = env.resolve(section, fields, cwd=self.cwd)
+        self.problems += problems
+        return said
+
+    def model(self, model: type[M], said: Mapping[str, Entry], *, prefix: str, **given: object) -> M | None:
+        """Build a model from what was said and given, or remember everything that speaks against it."""
+        values = {field: entry.value for field, entry in said.items()}
+        try:
+            return model.model_validate(values | given, context=self.context)
+        except ValidationError as invalid:
+            errors = invalid.errors(include_url=False, include_input=False, include_context=False)
+        for error in errors:
+            # A default that follows from other values is not looked for when one of those is wrong.
+            if error["type"] == "default_factory_not_called":
+                continue
+            field = str(error["loc"][0]) if error["loc"] else "type"
+            sentence = _sentence(error, model=model)
+            # An output or stage from elsewhere may quote what it was given.
+            if not model.__module__.startswith("worker.") and _quotes(sentence, values.values()):
+                sentence = "is not valid"
+            entry = said.get(field, Entry(f"{prefix}{field.upper()}", ""))
+            self.problems.append(entry.problem(sentence))
+        return None
+
+    def plugins(
+        self,
+        kind: str,
+        make: Callable[[str, str, Any], T],
+        *,
+        load: Callable[[str], type[Output | Stage]],
+        types: Collection[str],
+    ) -> dict[str, T]:
+        """The outputs or the stages, each with the options that its own class declares."""
+        found: dict[str, T] = {}
+        sections = self.named(kind)
+        self.context[f"{kind.lower()}s"] = sections.keys()
+        for name, section in sections.items():
+            early = {key: entry for key, entry in section.entries.items() if key in {"TYPE", "TYPE_FILE"}}
+            chosen = self.said(Section(section.prefix, early), ["type"]).get("type")
+            if chosen is None:
+                sentence = f"is required; the types are {', '.join(types)}, or package.module:Class"
+                self.problems.append(Problem(f"{section.prefix}TYPE", sentence))
+                continue
+            try:
+                model = load(chosen.value).Options
+            except PluginError as error:
+                self.problems.append(chosen.problem(str(error)))
+                continue
+            said = self.said(section, ["type", *model.model_fields])
+            del said["type"]
+            options = self.model(model, said, prefix=section.prefix)
+            if options is not None:
+                found[name] = make(name, chosen.value, options)
+        return found
+
+    def mailboxes(self, shared: Mapping[str, Entry]) -> dict[str, Mailbox]:
+        """The mailboxes, each with what all of them share where it says nothing itself."""
+        found: dict[str, Mailbox] = {}
+        for name, section in self.named("MAILBOX").items():
+            said = {**shared, **self.said(section, MAILBOX_FIELDS)}
+            mailbox = self.model(Mailbox, said, prefix=section.prefix, name=name)
+            if mailbox is not None:
+                found[name] = mailbox
+        return found
+
+
+def _sentence(error: ErrorDetails, *, model: type[Options]) -> str:
+    """What is wrong with one field, in words."""
+    match error["type"]:
+        case "missing":
+            return f"is required: {model.model_fields[str(error['loc'][0])].description}"
+        case "int_parsing":
+            return "must be a whole number"
+        case "too_short":
+            return "must name at least one"
+    return error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _quotes(sentence: str, values: Iterable[str]) -> bool:
+    # Very short values are words of any sentence, and no secrets.
+    return any(len(value) > 3 and value in sentence for value in values)

@@ -1,0 +1,133 @@
+"""The contract of a source: a live protocol session to one mailbox.
+
+A source lists what is new in a folder, brings the raw bytes, and settles messages afterwards. It decides nothing: what
+counts as new and what has been handed over come in as arguments, and it keeps no state between sessions. The server is
+hostile (promise P8): every answer has a deadline, every size a limit. Callers import only this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Protocol
+
+from worker.errors import Unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server listens. `tls` is `implicit` or `starttls`; there is no unencrypted way."""
+
+    host: str
+    port: int
+    tls: str
+    ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How to sign in: `user` is the mailbox's name on the server; a secret is a token or a password."""
+
+    user: str
+    secret: str = field(repr=False)
+    bearer: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A folder as the server opened it. POP3 has no `uidvalidity`, and no `uid_next`."""
+
+    folder: str
+    uidvalidity: int | None
+    uid_next: int | None
+    exists: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One message as a listing names it; `size` in octets is the server's word, which may be wrong."""
+
+    uid: int | None = None
+    uidl: str | None = None
+    number: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One raw message. `chunks` must be consumed before the next message is asked for."""
+
+    ref: Ref
+    chunks: Iterable[bytes]
+    flags: tuple[str, ...] = ()
+    received: datetime | None = None
+
+
+class Incomplete(Unreachable):
+    """The server said OK and left messages out. What came before them is kept; they are asked for again."""
+
+
+class Source(Protocol):
+    """A signed-in session."""
+
+    def open(self, folder: str, *, writable: bool) -> Opened:
+        """Open a folder; read-only unless it is going to be settled.
+
+        Raises:
+            Misconfigured: there is no such folder.
+        """
+        ...
+
+    def start(self, opened: Opened, since: date | None) -> tuple[int, frozenset[str]]:
+        """What a new mailbox skips, as the highest uid and as UIDLs: all that is there, or all before `since`."""
+        ...
+
+    def find(self, opened: Opened, uids: Sequence[int], uidls: Sequence[str]) -> list[Ref]:
+        """Those of these messages that the server still has."""
+        ...
+
+    def new(self, opened: Opened, *, after: int, seen: frozenset[str]) -> Iterator[list[Ref]]:
+        """List what is new, a window at a time: IMAP uids above `after`, or POP3 messages whose UIDL is not `seen`.
+
+        A window is fetched before the next one is listed: they share the connection.
+        """
+        ...
+
+    def gone(self, opened: Opened, seen: frozenset[str]) -> Sequence[str]:
+        """Which of these UIDLs the server no longer lists."""
+        ...
+
+    def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[tuple[Sequence[Ref], Iterator[Fetched]]]:
+        """Bring the raw messages, group by group; a source may ask for the next group ahead."""
+        ...
+
+    def settle(self, refs: Sequence[Ref], action: str) -> None:
+        """Apply `seen`, `delete` or `move:FOLDER` to messages of the open folder; no harm when told again."""
+        ...
+
+    def finish(self) -> None:
+        """End the session in order, so that what was settled takes effect (POP3 deletes at QUIT).
+
+        Raises:
+            Unreachable: the server did not confirm; settling has to be told again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hang up; never raises. Harmless after `finish`."""
+        ...
+
+
+def grouped(refs: Sequence[Ref], *, messages: int, octets: int) -> Iterator[list[Ref]]:
+    """Cut a listing into batches of at most `messages` and `octets`; a larger message is a batch of its own."""
+    group: list[Ref] = []
+    total = 0
+    for ref in refs:
+        if group and (len(group) >= messages or total + ref.size > octets):
+            yield group
+            group, total = [], 0
+        group.append(ref)
+        total += ref.size
+    if group:
+        yield group

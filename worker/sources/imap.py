@@ -1,0 +1,394 @@
+"""A session with an IMAP server (RFC 3501), reading what is new and settling what was delivered.
+
+It sends only what every server knows: CAPABILITY, AUTHENTICATE, LIST, SELECT or EXAMINE, UID SEARCH SINCE, UID FETCH,
+UID STORE, UID COPY, UID MOVE, UID EXPUNGE, LOGOUT; it never sends ENABLE, and never a FETCH that marks a message read.
+Answers are read as key and value, in any order, with lines in between that nobody asked for. It keeps no state between
+sessions. It is our own thin layer because a poll has to be cheap, huge literals have to be streamed, and `imaplib`
+loses BYE texts, limits lines for the whole process and hides what the server said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from worker.errors import MailquayError, Misconfigured, Unreachable
+from worker.sources import Credentials, Endpoint, Fetched, Incomplete, Opened, Ref, sasl
+from worker.sources.fetch_answer import Answer, BodyAhead, fields, mutf7
+from worker.sources.refusal import meaning, shown
+from worker.sources.transport import Wire
+
+_LINE = 1 << 20
+"""Longest line: above a server's longest honest answer, below what would fill the memory."""
+_WINDOW = 2_000
+"""Uids listed in one command: a folder of a million messages costs nothing to start with."""
+_STREAMED = 1 << 20
+"""A literal of at least this size is handed over in pieces."""
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_LITERAL = re.compile(rb"\{(\d+)\}$")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """The tagged end of a command: its status and text."""
+
+    status: str
+    text: str
+
+
+class ImapSource:
+    """A signed-in IMAP session. `message_max` (octets) is the largest message taken."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        credentials: Credentials,
+        *,
+        message_max: int,
+        answer_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._wire = Wire(endpoint, answer_seconds=answer_seconds, clock=clock)
+        self._endpoint = endpoint
+        self._message_max = message_max
+        self._tags = 0
+        self._capabilities: frozenset[str] = frozenset()
+        self._opened: Opened | None = None
+        try:
+            self._greeting()
+            if endpoint.tls == "starttls":
+                self._start_tls()
+            self._sign_in(credentials)
+        except BaseException:
+            self._wire.close()
+            raise
+
+    # -- signing in ----------------------------------------------------------------------------------------------
+
+    def _greeting(self) -> None:
+        line = self._wire.line(_LINE).decode("latin-1")
+        if line.startswith("* BYE"):
+            raise meaning(line[6:], host=self._endpoint.host, during="connecting")
+        if not line.startswith("* "):
+            raise Misconfigured(
+                f"{self._endpoint.host} port {self._endpoint.port} does not speak IMAP. Check HOST, PORT, PROTOCOL."
+            )
+        self._note_capabilities(line)
+
+    def _start_tls(self) -> None:
+        done = self._run("STARTTLS")
+        if done.status != "OK":
+            raise Misconfigured(
+                f"{self._endpoint.host} offers no STARTTLS: {shown(done.text)}. Set TLS=implicit and its port."
+            )
+        self._wire.start_tls()
+        # What was announced in clear is not to be believed (RFC 3501 section 6.2.1).
+        self._capabilities = frozenset()
+
+    def _sign_in(self, credentials: Credentials) -> None:
+        if not self._capabilities:
+            self._run("CAPABILITY")
+        offered = frozenset(
+            name.removeprefix("AUTH=") for name in self._capabilities if name.startswith("AUTH=")
+        )
+        chosen = sasl.mechanism(credentials, offered)
+        if chosen is None and not credentials.bearer and "LOGINDISABLED" not in self._capabilities:
+            done = self._run(f"LOGIN {_quoted(credentials.user)} {_quoted(credentials.secret)}")
+        elif chosen is None:
+            raise Misconfigured(
+                f"{self._endpoint.host} offers none of the ways to sign in with this AUTH "
+                f"(it offers {', '.join(sorted(offered)) or 'nothing'}). Check AUTH and HOST."
+            )
+        else:
+            done = self._authenticate(chosen, credentials)
+        if done.status != "OK":
+            raise meaning(done.text, host=self._endpoint.host, during="signing in")
+        if "CAPABILITY" not in done.text.upper():
+            # Exchange announces other capabilities after signing in than before, and not by itself.
+            self._run("CAPABILITY")
+
+    def _authenticate(self, mechanism: str, credentials: Credentials) -> _Done:
+        message = sasl.encoded(mechanism, credentials, self._endpoint)
+        tag = self._tag()
+        if "SASL-IR" in self._capabilities:
+            self._wire.send(f"{tag} AUTHENTICATE {mechanism} ".encode() + message + b"\r\n")
+            replies = [sasl.answer_to_challenge(mechanism)]
+        else:
+            self._wire.send(f"{tag} AUTHENTICATE {mechanism}\r\n".encode())
+            replies = [message, sasl.answer_to_challenge(mechanism)]
+        while True:
+            line = self._wire.line(_LINE)
+            if line.startswith(b"+"):
+                # The second challenge holds the reason as base64 JSON; the refusal comes after our answer to it.
+                self._wire.send((replies.pop(0) if replies else b"*") + b"\r\n")
+            elif done := self._tagged(line, tag):
+                return done
+            else:
+                self._untagged(line)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def open(self, folder: str, *, writable: bool) -> Opened:
+        """SELECT or EXAMINE a folder.
+
+        Raises:
+            Misconfigured: there is no such folder.
+            Unreachable: the server gave no UIDVALIDITY, without which no message can be told from another.
+        """
+        found: dict[str, int] = {}
+
+        def note(line: bytes) -> None:
+            for name, value in re.findall(rb"\[(UIDVALIDITY|UIDNEXT) (\d+)\]|", line):
+                if name:
+                    found[name.decode()] = int(value)
+            if exists := re.match(rb"\* (\d+) EXISTS", line):
+                found["EXISTS"] = int(exists.group(1))
+
+        command = "SELECT" if writable else "EXAMINE"
+        done = self._run(f"{command} {_quoted(mutf7(folder))}", note)
+        if done.status != "OK":
+            raise meaning(done.text, host=self._endpoint.host, during=f"opening the folder {folder}")
+        if not found.get("UIDVALIDITY"):
+            raise Unreachable(
+                f"{self._endpoint.host} opened {folder} without a UIDVALIDITY; nothing is pulled until it gives one"
+            )
+        self._opened = Opened(folder, found["UIDVALIDITY"], found.get("UIDNEXT"), found.get("EXISTS", 0))
+        return self._opened
+
+    def start(self, opened: Opened, since: date | None) -> tuple[int, frozenset[str]]:
+        """The highest uid to skip in a new mailbox: all that is there now, or all before the first one `since`."""
+        last = opened.uid_next - 1 if opened.uid_next else self._highest()
+        if since is None:
+            return last, frozenset()
+        hits: list[int] = []
+        on = f"{since.day}-{_MONTHS[since.month - 1]}-{since.year}"
+        done = self._run(
+            f"UID SEARCH SINCE {on}",
+            lambda line: hits.extend(int(n) for n in line[8:].split() if n.isdigit())
+            if line.upper().startswith(b"* SEARCH")
+            else None,
+        )
+        if done.status != "OK":
+            raise meaning(done.text, host=self._endpoint.host, during="searching by date")
+        return (min(hits) - 1 if hits else last), frozenset()
+
+    def new(self, opened: Opened, *, after: int, seen: frozenset[str]) -> Iterator[list[Ref]]:  # noqa: ARG002
+        """List uid and size of every message above `after`, in windows of uids, ascending."""
+        if not opened.exists or (opened.uid_next is not None and after + 1 >= opened.uid_next):
+            return
+        if opened.uid_next is None:
+            yield self._listed(f"{after + 1}:*", after)
+            return
+        low, width = after + 1, _WINDOW
+        while low < opened.uid_next:
+            high = min(low + width, opened.uid_next) - 1
+            found = self._listed(f"{low}:{high}", after)
+            yield found
+            # Old folders have gaps of thousands of uids; an empty window makes the next one wider.
+            width = _WINDOW if found else min(width * 4, 1 << 24)
+            low = high + 1
+
+    def gone(self, opened: Opened, seen: frozenset[str]) -> Sequence[str]:  # noqa: ARG002
+        """Nothing: IMAP has uids."""
+        return ()
+
+    def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[tuple[Sequence[Ref], Iterator[Fetched]]]:
+        """UID FETCH each group with BODY.PEEK[]; the next group is asked for while this one is read."""
+        waiting: tuple[str, Sequence[Ref]] | None = None
+        for group in groups:
+            asked = (self._ask(group), group)
+            if waiting:
+                yield waiting[1], self._answers(*waiting)
+            waiting = asked
+        if waiting:
+            yield waiting[1], self._answers(*waiting)
+
+    def find(self, opened: Opened, uids: Sequence[int], uidls: Sequence[str]) -> list[Ref]:  # noqa: ARG002
+        """List these uids; those that are gone are not in the answer."""
+        return self._listed(_uid_set([Ref(uid=uid) for uid in uids]), 0) if uids else []
+
+    def settle(self, refs: Sequence[Ref], action: str) -> None:
+        """Mark, move or delete by uid; a uid that is gone already is none of the server's concern."""
+        uids = _uid_set(refs)
+        verb, _, target = action.partition(":")
+        if verb == "seen":
+            self._do(f"UID STORE {uids} +FLAGS.SILENT (\\Seen)")
+        elif verb == "move" and "MOVE" in self._capabilities:
+            self._do(f"UID MOVE {uids} {_quoted(mutf7(target))}")
+        else:
+            if "UIDPLUS" not in self._capabilities:
+                # A bare EXPUNGE would remove what others have marked (RFC 4315 section 2.1).
+                raise Misconfigured(
+                    f"{self._endpoint.host} has no UIDPLUS, so AFTER={verb} cannot be done safely. Use AFTER=seen."
+                )
+            if verb == "move":
+                self._do(f"UID COPY {uids} {_quoted(mutf7(target))}")
+            self._do(f"UID STORE {uids} +FLAGS.SILENT (\\Deleted)")
+            self._do(f"UID EXPUNGE {uids}")
+
+    def finish(self) -> None:
+        """LOGOUT. What was settled is settled already, so the server's goodbye is not waited for."""
+        with suppress(MailquayError):
+            self._wire.send(f"{self._tag()} LOGOUT\r\n".encode())
+        self._wire.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._wire.close()
+
+    # -- the protocol --------------------------------------------------------------------------------------------
+
+    def _highest(self) -> int:
+        return max((ref.uid or 0 for ref in self._listed("*", 0)), default=0)
+
+    def _listed(self, uids: str, after: int) -> list[Ref]:
+        found: dict[int, Ref] = {}
+
+        def note(line: bytes) -> None:
+            answer = fields(line, ())
+            # `n:*` always names the highest message, even when it is below n (RFC 3501 section 6.4.8).
+            if answer and answer.uid and answer.uid > after:
+                found[answer.uid] = Ref(uid=answer.uid, size=answer.size)
+
+        done = self._run(f"UID FETCH {uids} (UID RFC822.SIZE)", note)
+        if done.status != "OK":
+            raise meaning(done.text, host=self._endpoint.host, during="listing messages")
+        return [found[uid] for uid in sorted(found)]
+
+    def _ask(self, group: Sequence[Ref]) -> str:
+        tag = self._tag()
+        self._wire.send(f"{tag} UID FETCH {_uid_set(group)} (UID FLAGS INTERNALDATE BODY.PEEK[])\r\n".encode())
+        return tag
+
+    def _answers(self, tag: str, group: Sequence[Ref]) -> Iterator[Fetched]:
+        wanted = {ref.uid: ref for ref in group}
+        while True:
+            line = self._wire.line(_LINE)
+            if done := self._tagged(line, tag):
+                break
+            if not line.startswith(b"* ") or b"FETCH" not in line[:40].upper():
+                self._untagged(line)
+                continue
+            answer = self._fetch_answer(line, wanted)
+            ref = wanted.pop(answer.uid, None)
+            if ref and answer.body is not None:
+                yield Fetched(ref, answer.body, answer.flags, _instant(answer.internaldate))
+            elif ref:
+                wanted[ref.uid] = ref
+        if done.status != "OK":
+            raise meaning(done.text, host=self._endpoint.host, during="fetching messages")
+        if wanted:
+            raise Incomplete(
+                f"{self._endpoint.host} answered OK but left out {len(wanted)} of {len(group)} messages"
+            )
+
+    def _fetch_answer(self, line: bytes, wanted: dict[int | None, Ref]) -> Answer:
+        """One FETCH answer with its literals. A huge body of a message that was asked for alone is streamed."""
+        literals: list[bytes] = []
+        while found := _LITERAL.search(line):
+            count = int(found.group(1))
+            if count > self._message_max:
+                raise Unreachable(
+                    f"{self._endpoint.host} announced a message of {count} octets, more than MESSAGE_MAX allows"
+                )
+            if count >= _STREAMED and len(wanted) == 1 and line.upper().endswith(b"BODY[] " + found.group(0)):
+                return self._streamed(line, count, literals, next(iter(wanted)))
+            literals.append(self._wire.exactly(count))
+            # The placeholder cannot occur in a line: NUL is in no IMAP text.
+            line = line[: found.start()] + b"\0" + self._wire.line(_LINE)
+        return fields(line, tuple(literals)) or Answer()
+
+    def _streamed(self, line: bytes, count: int, literals: list[bytes], uid: int | None) -> Answer:
+        ahead = fields(line[: _LITERAL.search(line).start()] + b'"")', tuple(literals)) or Answer()  # type: ignore[union-attr]
+
+        def chunks() -> Iterator[bytes]:
+            yield from self._wire.chunks(count)
+            rest = self._wire.line(_LINE)
+            while found := _LITERAL.search(rest):
+                self._wire.exactly(min(int(found.group(1)), _LINE))
+                rest = self._wire.line(_LINE)
+
+        return Answer(uid or ahead.uid, ahead.size, ahead.flags, ahead.internaldate, BodyAhead(chunks()))
+
+    def _do(self, command: str) -> None:
+        done = self._run(command)
+        if done.status != "OK":
+            raise meaning(done.text, host=self._endpoint.host, during="settling delivered messages")
+
+    def _run(self, command: str, note: Callable[[bytes], None] | None = None) -> _Done:
+        """Send one command, hand each untagged line to `note`, and return its end."""
+        tag = self._tag()
+        self._wire.send(f"{tag} {command}\r\n".encode())
+        while True:
+            line = self._wire.line(_LINE)
+            if done := self._tagged(line, tag):
+                return done
+            while found := _LITERAL.search(line):
+                if int(found.group(1)) > _LINE:
+                    raise Unreachable(f"{self._endpoint.host} sent a literal where none belongs; hung up")
+                self._wire.exactly(int(found.group(1)))
+                line = line[: found.start()] + b'""' + self._wire.line(_LINE)
+            self._untagged(line)
+            if note:
+                note(line)
+
+    def _tag(self) -> str:
+        self._tags += 1
+        return f"A{self._tags}"
+
+    def _tagged(self, line: bytes, tag: str) -> _Done | None:
+        head, _, rest = line.partition(b" ")
+        if head != tag.encode():
+            return None
+        status, _, text = rest.decode("latin-1").partition(" ")
+        self._note_capabilities(text)
+        return _Done(status.upper(), text)
+
+    def _untagged(self, line: bytes) -> None:
+        text = line.decode("latin-1")
+        if text[:5].upper() == "* BYE":
+            raise meaning(text[6:], host=self._endpoint.host, during="talking to it")
+        elif text[:12].upper() == "* CAPABILITY":
+            self._capabilities = frozenset(text[13:].upper().split())
+        elif not text.startswith(("*", "+")) and "server unavailable" in text.lower():
+            # Exchange sends this line bare, outside the protocol, before it hangs up.
+            raise meaning(text, host=self._endpoint.host, during="talking to it")
+
+    def _note_capabilities(self, text: str) -> None:
+        if found := re.search(r"\[CAPABILITY ([^\]]*)\]", text, re.IGNORECASE):
+            self._capabilities = frozenset(found.group(1).upper().split())
+
+
+def _quoted(text: str) -> str:
+    """A quoted string (RFC 3501 section 4.3)."""
+    if any(letter in text for letter in "\r\n\0"):
+        raise Misconfigured("a name or password with a line break cannot be sent to an IMAP server")
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _uid_set(refs: Sequence[Ref]) -> str:
+    """Uids as a sequence set with ranges, short enough for servers that limit lines."""
+    uids = sorted(ref.uid for ref in refs if ref.uid)
+    parts: list[str] = []
+    first = last = uids[0]
+    for uid in [*uids[1:], 0]:
+        if uid == last + 1:
+            last = uid
+            continue
+        parts.append(str(first) if first == last else f"{first}:{last}")
+        first = last = uid
+    return ",".join(parts)
+
+
+def _instant(text: str) -> datetime | None:
+    """An INTERNALDATE such as ` 1-Feb-2026 09:08:07 +0100` (RFC 3501 date-time), or None when it is none."""
+    try:
+        day, month, rest = text.strip().split("-", 2)
+        return datetime.strptime(
+            f"{int(day):02d} {_MONTHS.index(month.title()) + 1} {rest}", "%d %m %Y %H:%M:%S %z"
+        )
+    except ValueError:
+        return None

@@ -1,0 +1,52 @@
+"""What a server's refusal means: text in, an error that says who must act out.
+
+Servers answer NO, BAD, -ERR and BYE to the same effect and give their reasons in prose; the reasons read here are those
+that real servers were seen to send. A text that says nothing known means that the server is unreachable for now.
+"""
+
+from __future__ import annotations
+
+import re
+
+from worker.errors import LoginRefused, MailquayError, Misconfigured, SessionExpired, Throttled, Unreachable
+
+_BACKOFF = re.compile(r"Suggested Backoff Time: (\d+) milliseconds", re.IGNORECASE)
+_LONGEST_PARK_SECONDS = 3600.0
+_CROWDED = ("too many simultaneous connections", "maximum number of connections", "[limit]", "[in-use]", "[inuse]")
+_SLOW_DOWN = ("request is throttled", "[throttled]", "[overquota]", "bandwidth limits", "[login-delay]")
+_PASSING = ("server unavailable", "[unavailable]", "[sys/temp]", "[tempfail]", "temporarily unavailable")
+
+
+def meaning(text: str, *, host: str, during: str) -> MailquayError:
+    """The error that a refusal stands for. `during` is what was being done, in words, as in "signing in"."""
+    low = text.lower()
+    said = f"{host} refused while {during}: {shown(text)}"
+    if found := _BACKOFF.search(text):
+        seconds = min(int(found.group(1)) / 1000, _LONGEST_PARK_SECONDS)
+        return Throttled(f"{host} is throttling while {during}; it asked for {seconds:.0f} s", seconds=seconds)
+    if "accesstokenexpired" in low or "session expired" in low:
+        return SessionExpired(f"{host} ended the session because its access token ran out")
+    if any(sign in low for sign in _SLOW_DOWN):
+        return Throttled(f"{said}. The mailbox is parked for five minutes", seconds=300)
+    if any(sign in low for sign in _CROWDED):
+        return Throttled(f"{said}. Too many connections at once; parked for a minute", seconds=60)
+    if "authenticated but not connected" in low:
+        return LoginRefused(
+            f"{host} took the token but does not open the mailbox ({shown(text)}). Check that ADDRESS is right, that "
+            "the account has full access to it, that IMAP and POP are switched on for it, and that it has a licence."
+        )
+    if any(sign in low for sign in _PASSING):
+        return Unreachable(f"{said}. It is tried again")
+    if during == "signing in":
+        return LoginRefused(
+            f"{said}. The server gives no reason; check ADDRESS, the account's access to it, and that the protocol "
+            "is switched on for the mailbox."
+        )
+    if "[nonexistent]" in low or "doesn't exist" in low or "does not exist" in low or "not found" in low:
+        return Misconfigured(f"{said}. Check FOLDERS")
+    return Unreachable(f"{said}. It is tried again")
+
+
+def shown(text: str) -> str:
+    """A server's words, shortened and printable; addresses in them stay, there are no secrets in refusals."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]

@@ -1,0 +1,224 @@
+"""One encrypted connection to a mail server, read line by line or by count.
+
+TLS is always verified, against the system's authorities or a given CA file. Every answer draws on one deadline, and
+every line has a limit, so that a server that hangs, drips or floods cannot hold a worker (promise P8). It knows
+nothing of IMAP or POP3. It is our own instead of `imaplib`'s and `poplib`'s because theirs have global line limits, no
+overall deadline, and lose their place after a line that is too long.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+
+from worker.errors import Misconfigured, Unreachable
+from worker.sources import Endpoint
+
+_BUFFER = 256 * 1024
+_PIECE = 128 * 1024
+_SLOWEST_OCTETS_A_SECOND = 2_000
+"""A server slower than this over a whole literal is taken for hung; modems were faster."""
+
+
+class Wire:
+    """A connection with a read buffer. `answer_seconds` is what one line or the start of a literal may take."""
+
+    def __init__(
+        self, endpoint: Endpoint, *, answer_seconds: float, clock: Callable[[], float]
+    ) -> None:
+        self.endpoint = endpoint
+        self._answer_seconds = answer_seconds
+        self._clock = clock
+        self._buffer = bytearray(_BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+        try:
+            self._socket: socket.socket = socket.create_connection(
+                (endpoint.host, endpoint.port), timeout=answer_seconds
+            )
+        except OSError as error:
+            raise Unreachable(
+                f"cannot connect to {endpoint.host} port {endpoint.port}: {_why(error)}. "
+                "Check HOST and PORT, and whether the server is up."
+            ) from error
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if endpoint.tls == "implicit":
+            self.start_tls()
+
+    def start_tls(self) -> None:
+        """Encrypt the connection, verifying the server's certificate and name (RFC 8314 section 5.3).
+
+        Raises:
+            Misconfigured: the certificate does not fit; mail is never read from an unproven server.
+            Unreachable: the handshake failed otherwise.
+        """
+        # Bytes that came before the handshake could be injected commands' answers (RFC 3501 section 6.2.1).
+        if self._start != self._end:
+            raise Unreachable(f"{self.endpoint.host} sent data ahead of the TLS handshake; hung up")
+        context = ssl.create_default_context(cafile=self.endpoint.ca_file)
+        try:
+            self._socket = context.wrap_socket(self._socket, server_hostname=self.endpoint.host)
+        except ssl.SSLCertVerificationError as error:
+            self.close()
+            raise Misconfigured(
+                f"the certificate of {self.endpoint.host} port {self.endpoint.port} is not to be trusted: "
+                f"{error.verify_message}. Set HOST to the name in the certificate, or CA_FILE to its authority."
+            ) from error
+        except OSError as error:
+            self.close()
+            raise Unreachable(
+                f"no TLS with {self.endpoint.host} port {self.endpoint.port}: {_why(error)}. "
+                "Check PORT and TLS (implicit or starttls)."
+            ) from error
+
+    def send(self, data: bytes) -> None:
+        """Send bytes.
+
+        Raises:
+            Unreachable: the connection is gone, or the server does not read.
+        """
+        try:
+            self._socket.settimeout(self._answer_seconds)
+            self._socket.sendall(data)
+        except OSError as error:
+            raise self._broken(error) from error
+
+    def line(self, limit: int) -> bytes:
+        """The next line without its line end.
+
+        Raises:
+            Unreachable: the server hung, hung up, or sent more than `limit` octets without a line end.
+        """
+        deadline = self._clock() + self._answer_seconds
+        searched = self._start
+        while (found := self._buffer.find(b"\n", searched, self._end)) < 0:
+            searched = self._end
+            if self._end - self._start > limit:
+                raise Unreachable(f"{self.endpoint.host} sent a line of more than {limit} octets; hung up")
+            searched -= self._fill(deadline, limit)
+        end = found - 1 if found > self._start and self._buffer[found - 1] == 13 else found
+        line = bytes(self._view[self._start : end])
+        self._start = found + 1
+        return line
+
+    def exactly(self, count: int) -> bytes:
+        """The next `count` octets.
+
+        Raises:
+            Unreachable: the server hung or hung up before they were all there.
+        """
+        if self._end - self._start >= count:
+            data = bytes(self._view[self._start : self._start + count])
+            self._start += count
+            return data
+        whole = bytearray(count)
+        view = memoryview(whole)
+        have = self._end - self._start
+        view[:have] = self._view[self._start : self._end]
+        self._start = self._end = 0
+        deadline = self._clock() + self._answer_seconds + count / _SLOWEST_OCTETS_A_SECOND
+        while have < count:
+            have += self._receive(view[have:], deadline)
+        return bytes(whole)
+
+    def chunks(self, count: int, size: int = 1 << 20) -> Iterator[bytes]:
+        """The next `count` octets in pieces of at most `size`, so that a huge message never lies in memory whole."""
+        while count:
+            piece = self.exactly(min(count, size))
+            count -= len(piece)
+            yield piece
+
+    def dotted(self, limit: int) -> Iterator[bytes]:
+        """A multi-line answer up to its final dot, unstuffed, in pieces of whole lines (RFC 1939 section 3).
+
+        Raises:
+            Unreachable: the server hung, hung up, or sent more than `limit` octets.
+        """
+        begun, octets, searched = self._clock(), 0, self._start
+        while True:
+            # Here the unread part always begins at the beginning of a line.
+            if self._buffer[self._start : min(self._start + 3, self._end)] == b".\r\n":
+                self._start += 3
+                return
+            found = self._buffer.find(b"\r\n.\r\n", max(self._start, searched - 4), self._end)
+            if found >= 0:
+                piece = _unstuffed(self._view[self._start : found + 2])
+                self._start = found + 5
+                yield piece
+                return
+            searched = self._end
+            if self._end - self._start >= _PIECE and (
+                cut := self._buffer.rfind(b"\r\n", self._start, self._end)
+            ) > self._start:
+                piece = _unstuffed(self._view[self._start : cut + 2])
+                self._start = cut + 2
+                octets += len(piece)
+                if octets > limit:
+                    raise Unreachable(f"{self.endpoint.host} sent a message of more than {limit} octets; hung up")
+                yield piece
+                continue
+            patience = self._answer_seconds + (octets + self._end - self._start) / _SLOWEST_OCTETS_A_SECOND
+            if self._end - self._start > limit:
+                raise Unreachable(f"{self.endpoint.host} sent a line of more than {limit} octets; hung up")
+            searched -= self._fill(begun + patience, limit)
+
+    def close(self) -> None:
+        """Hang up; never raises."""
+        try:
+            self._socket.close()
+        except OSError:
+            # There is nobody left to be told.
+            return
+
+    def _fill(self, deadline: float, limit: int) -> int:
+        """Read more into the buffer; returns by how much its content moved to the front."""
+        moved = 0
+        if self._end == len(self._buffer):
+            moved = self._start
+            have = self._end - self._start
+            if moved:
+                self._buffer[:have] = self._buffer[self._start : self._end]
+            else:
+                # One line fills the buffer: grow it, up to the limit that the caller set.
+                self._view.release()
+                self._buffer.extend(bytes(min(len(self._buffer), limit)))
+                self._view = memoryview(self._buffer)
+            self._start, self._end = 0, have
+        elif self._start == self._end:
+            moved = self._start
+            self._start = self._end = 0
+        self._end += self._receive(self._view[self._end :], deadline)
+        return moved
+
+    def _receive(self, into: memoryview, deadline: float) -> int:
+        remaining = deadline - self._clock()
+        try:
+            if remaining <= 0:
+                raise TimeoutError
+            self._socket.settimeout(min(remaining, self._answer_seconds))
+            count = self._socket.recv_into(into)
+        except OSError as error:
+            raise self._broken(error) from error
+        if not count:
+            raise Unreachable(f"{self.endpoint.host} closed the connection in mid-answer")
+        return count
+
+    def _broken(self, error: OSError) -> Unreachable:
+        return Unreachable(f"the connection to {self.endpoint.host} broke: {_why(error)}")
+
+
+def _unstuffed(lines: memoryview) -> bytes:
+    """Whole lines with the dot taken off that the server put before a dot."""
+    data = bytes(lines)
+    if data.startswith(b".."):
+        data = data[1:]
+    return data.replace(b"\r\n..", b"\r\n.")
+
+
+def _why(error: OSError) -> str:
+    """What happened, in a few words."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return error.strerror or type(error).__name__

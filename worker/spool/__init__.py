@@ -1,0 +1,254 @@
+"""The spool's contract: batches that are not yet accepted by every output they owe.
+
+A batch is 1..N messages of one folder in one durable file; its *ticket* says what a listing tells without opening it.
+`commit` returns only when the batch would survive a power cut; whatever the process does after that, the batch is
+found again. A spool promises nothing about order. Callers import only this module; `worker.spool.file` and
+`worker.spool.memory` implement it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import orjson
+
+from worker.errors import MailquayError
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What the name of a batch tells: enough to decide, for a hundred thousand batches, which one to open.
+
+    `due` is in Unix seconds. `generation` rises each time a batch is spooled again with what it still owes; of two
+    generations only the higher one counts. `attempts` are those begun and not ended: a process that dies with the
+    batch in hand leaves its attempt here.
+    """
+
+    batch: str
+    mailbox: str
+    messages: int
+    due: int = 0
+    generation: int = 0
+    attempts: int = 0
+
+    def __str__(self) -> str:
+        """The file name of the batch: fields joined by dots, the due time first so that names sort by it."""
+        return (
+            f"{self.due:011d}.{self.mailbox}.{self.batch}.g{self.generation}.a{self.attempts}.m{self.messages}.zip"
+        )
+
+    @classmethod
+    def parse(cls, name: str) -> Ticket | None:
+        """The ticket that a file name spells, or None for a file that is not ours."""
+        if not (found := _TICKET.fullmatch(name)):
+            return None
+        due, mailbox, batch, generation, attempts, messages = found.groups()
+        return cls(batch, mailbox, int(messages), int(due), int(generation), int(attempts))
+
+
+Chunk = bytes | memoryview
+"""A piece of a raw message."""
+
+_TICKET = re.compile(r"(\d{11})\.([a-z0-9_-]+)\.([0-9a-f]{32})\.g(\d+)\.a(\d+)\.m(\d+)\.zip")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message of a batch. `received` is ISO 8601; `sha256` and `size` are of the raw bytes in `member`."""
+
+    id: str
+    member: str = ""
+    uid: int | None = None
+    uidl: str | None = None
+    flags: tuple[str, ...] = ()
+    received: str | None = None
+    size: int = 0
+    sha256: str = ""
+    owed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputState:
+    """What happened so far between one batch and one output. `due` and `since` are in Unix seconds."""
+
+    attempts: int = 0
+    due: int = 0
+    since: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Everything known of a batch but the raw messages: the content of its `batch.json`."""
+
+    id: str
+    mailbox: str
+    folder: str
+    uidvalidity: int | None = None
+    created: int = 0
+    generation: int = 0
+    entries: tuple[Entry, ...] = ()
+    outputs: Mapping[str, OutputState] = field(default_factory=dict)
+    history: tuple[str, ...] = ()
+
+    def ticket(self, *, due: int = 0) -> Ticket:
+        """The ticket under which this batch is spooled."""
+        return Ticket(self.id, self.mailbox, len(self.entries), due, self.generation)
+
+    def again(self, entries: Sequence[Entry], **changes: Any) -> Batch:
+        """The next generation of this batch, with just these entries."""
+        return replace(self, generation=self.generation + 1, entries=tuple(entries), **changes)
+
+    def dumps(self) -> bytes:
+        """The batch as JSON."""
+        return orjson.dumps({"version": 1, "batch": self}, option=orjson.OPT_INDENT_2)
+
+    @classmethod
+    def loads(cls, text: bytes) -> Batch:
+        """The batch that `dumps` wrote.
+
+        Raises:
+            ValueError: it was written by a newer version, or is no batch at all.
+        """
+        document = orjson.loads(text)
+        if document.get("version") != 1:
+            raise ValueError(f"batch.json has version {document.get('version')}, this program reads version 1")
+        fields = document["batch"]
+        fields["entries"] = tuple(
+            Entry(**{**entry, "flags": tuple(entry["flags"]), "owed": tuple(entry["owed"])})
+            for entry in fields["entries"]
+        )
+        fields["outputs"] = {name: OutputState(**found) for name, found in fields["outputs"].items()}
+        fields["history"] = tuple(fields["history"])
+        return cls(**fields)
+
+
+class BatchDamaged(MailquayError):
+    """A batch cannot be read. `plan` holds what it was going to contain, if that much is left of it."""
+
+    state = "failed"
+
+    def __init__(self, sentence: str, *, mailbox: str, plan: Batch | None) -> None:
+        super().__init__(sentence, mailbox=mailbox)
+        self.plan = plan
+
+
+class BatchWriter(Protocol):
+    """A batch being written. Used as a context manager: what was not committed at the end is gone."""
+
+    def add(self, entry: Entry, chunks: Iterable[Chunk]) -> Entry:
+        """Write one raw message, as many chunks as there are; the entry comes back with member, size and digest.
+
+        Raises:
+            SpoolFull: there is no room.
+        """
+        ...
+
+    def commit(self, batch: Batch, *, due: int = 0) -> Ticket:
+        """Make the batch durable and visible, with `batch` as its `batch.json`, and return its ticket.
+
+        Raises:
+            SpoolFull: there is no room; nothing is visible.
+        """
+        ...
+
+    def commit_failed(self, batch: Batch, reason: str) -> Ticket:
+        """Make the batch durable in `failed`, where it waits for a person, with the reason beside it.
+
+        Raises:
+            SpoolFull: there is no room.
+        """
+        ...
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End; an uncommitted batch vanishes."""
+        ...
+
+
+class OpenBatch(Protocol):
+    """A batch being read."""
+
+    batch: Batch
+
+    def raw(self, entry: Entry) -> memoryview:
+        """The bytes of one message, without a copy; valid until the batch is closed."""
+        ...
+
+
+class Spool(Protocol):
+    """Where batches wait."""
+
+    def new(self, plan: Batch) -> BatchWriter:
+        """Begin a batch. `plan` says what it is going to contain; it comes first, so that it survives a cut."""
+        ...
+
+    def tickets(self) -> list[Ticket]:
+        """Every batch that waits, soonest due first; of several generations of a batch only the newest."""
+        ...
+
+    def begin(self, ticket: Ticket) -> Ticket | None:
+        """Count an attempt before anything is tried; None when another process was faster or the batch is gone."""
+        ...
+
+    def postpone(self, ticket: Ticket, due: int) -> None:
+        """Take back a counted attempt that was not the batch's fault, and make it due at `due`."""
+        ...
+
+    def open(self, ticket: Ticket) -> AbstractContextManager[OpenBatch]:
+        """Read a batch.
+
+        Raises:
+            BatchDamaged: on entering, when it cannot be read; it should then be moved to `failed`.
+        """
+        ...
+
+    def remove(self, ticket: Ticket) -> None:
+        """Take a batch out that owes nothing any more, or that a newer generation has replaced."""
+        ...
+
+    def fail(self, ticket: Ticket, reason: str) -> None:
+        """Move a batch as it is to `failed`, where it waits for a person, with the reason beside it."""
+        ...
+
+    def failed(self) -> list[tuple[Ticket, str]]:
+        """The batches that wait for a person, each with its reason."""
+        ...
+
+    def retry(self, ticket: Ticket) -> None:
+        """Put a failed batch back, without its attempts and due at once."""
+        ...
+
+    def drop(self, ticket: Ticket) -> None:
+        """Throw a failed batch away: a person decided so."""
+        ...
+
+    def remember(self, mailbox: str, note: Mapping[str, Any]) -> None:
+        """Keep a durable note on a mailbox: the copy of its checkpoints."""
+        ...
+
+    def recall(self, mailbox: str) -> Mapping[str, Any] | None:
+        """The note that `remember` kept."""
+        ...
+
+    def clean(self) -> int:
+        """Remove what dead processes left unfinished and generations that were replaced; how many files went."""
+        ...
+
+    def check_room(self) -> None:
+        """Return when there is room for another batch.
+
+        Raises:
+            SpoolFull: there is none; mail waits on the mail server.
+        """
+        ...

@@ -1,0 +1,151 @@
+"""The spool in memory: for tests that need no disk. It keeps the contract but not across processes, nor a crash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from worker.spool import Batch, Chunk, Entry, Ticket
+
+
+@dataclass(slots=True)
+class _Content:
+    text: bytes = b""
+    members: dict[str, bytes] = field(default_factory=dict)
+
+
+class MemorySpool:
+    """Batches in dictionaries."""
+
+    def __init__(self) -> None:
+        self.ready: dict[Ticket, _Content] = {}
+        self.set_aside: dict[Ticket, tuple[str, _Content]] = {}
+        self._notes: dict[str, bytes] = {}
+
+    def new(self, plan: Batch) -> MemoryBatchWriter:  # noqa: ARG002  (nothing cuts a dictionary short)
+        """Begin a batch."""
+        return MemoryBatchWriter(self)
+
+    def tickets(self) -> list[Ticket]:
+        """Every batch, soonest due first; of several generations only the newest."""
+        newest: dict[str, Ticket] = {}
+        for ticket in self.ready:
+            if ticket.generation >= newest.get(ticket.batch, ticket).generation:
+                newest[ticket.batch] = ticket
+        return sorted(newest.values(), key=str)
+
+    def begin(self, ticket: Ticket) -> Ticket | None:
+        """Count the attempt."""
+        return self._renamed(ticket, replace(ticket, attempts=ticket.attempts + 1))
+
+    def postpone(self, ticket: Ticket, due: int) -> None:
+        """Set the attempts back and move the due time."""
+        self._renamed(ticket, replace(ticket, attempts=0, due=due))
+
+    @contextmanager
+    def open(self, ticket: Ticket) -> Iterator[MemoryBatch]:
+        """Read a batch."""
+        content = self.ready[ticket]
+        yield MemoryBatch(Batch.loads(content.text), content.members)
+
+    def remove(self, ticket: Ticket) -> None:
+        """Forget a batch."""
+        self.ready.pop(ticket, None)
+
+    def fail(self, ticket: Ticket, reason: str) -> None:
+        """Set a batch aside."""
+        if content := self.ready.pop(ticket, None):
+            self.set_aside[ticket] = (reason, content)
+
+    def failed(self) -> list[tuple[Ticket, str]]:
+        """The batches set aside."""
+        return [(ticket, self.set_aside[ticket][0]) for ticket in sorted(self.set_aside, key=str)]
+
+    def retry(self, ticket: Ticket) -> None:
+        """Put a failed batch back."""
+        self.ready[replace(ticket, attempts=0, due=0)] = self.set_aside.pop(ticket)[1]
+
+    def drop(self, ticket: Ticket) -> None:
+        """Forget a failed batch."""
+        self.set_aside.pop(ticket, None)
+
+    def remember(self, mailbox: str, note: Mapping[str, Any]) -> None:
+        """Keep a note."""
+        self._notes[mailbox] = orjson.dumps(note)
+
+    def recall(self, mailbox: str) -> Mapping[str, Any] | None:
+        """The note, or None."""
+        return orjson.loads(self._notes[mailbox]) if mailbox in self._notes else None
+
+    def clean(self) -> int:
+        """Forget generations that were replaced."""
+        newest = set(self.tickets())
+        replaced = [ticket for ticket in self.ready if ticket not in newest]
+        for ticket in replaced:
+            del self.ready[ticket]
+        return len(replaced)
+
+    def check_room(self) -> None:
+        """There is always room."""
+
+    def _renamed(self, old: Ticket, new: Ticket) -> Ticket | None:
+        content = self.ready.pop(old, None)
+        if content is None:
+            return None
+        self.ready[new] = content
+        return new
+
+
+class MemoryBatchWriter:
+    """A batch being filled."""
+
+    def __init__(self, spool: MemorySpool) -> None:
+        self._spool = spool
+        self._content = _Content()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End."""
+
+    def add(self, entry: Entry, chunks: Iterable[Chunk]) -> Entry:
+        """Keep one raw message."""
+        member = f"{len(self._content.members) + 1:04d}.eml"
+        raw = self._content.members[member] = b"".join(chunks)
+        return replace(entry, member=member, size=len(raw), sha256=hashlib.sha256(raw).hexdigest())
+
+    def commit(self, batch: Batch, *, due: int = 0) -> Ticket:
+        """Make the batch visible."""
+        ticket = batch.ticket(due=due)
+        self._content.text = batch.dumps()
+        self._spool.ready[ticket] = self._content
+        return ticket
+
+    def commit_failed(self, batch: Batch, reason: str) -> Ticket:
+        """Set the batch aside at once."""
+        ticket = batch.ticket()
+        self._content.text = batch.dumps()
+        self._spool.set_aside[ticket] = (reason, self._content)
+        return ticket
+
+
+class MemoryBatch:
+    """A batch being read."""
+
+    def __init__(self, batch: Batch, members: Mapping[str, bytes]) -> None:
+        self.batch = batch
+        self._members = members
+
+    def raw(self, entry: Entry) -> memoryview:
+        """The bytes of one message."""
+        return memoryview(self._members[entry.member])

@@ -1,0 +1,79 @@
+"""How each mailbox stands: what a person sees in `status` and `demo`, and how often in a row it failed.
+
+Nothing decides on it but parking. It lives in Redis and may be lost without harm; counters count what this
+installation did, not what is in the outputs. A sentence in it names the remedy and holds no secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from worker import state
+from worker.errors import MailquayError, NeedsSignIn, Throttled
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A mailbox as it stands. Times are Unix seconds, 0 for never; `failures` are those in a row."""
+
+    state: str = "new"
+    sentence: str = ""
+    failures: int = 0
+    pulled_at: float = 0
+    tried_at: float = 0
+    pulled: int = 0
+    delivered: int = 0
+    failed: int = 0
+
+
+def parking(error: MailquayError, failures: int) -> float:
+    """Seconds until a mailbox that failed `failures` times in a row is tried again.
+
+    What the server asked for is done; what a person has to mend is looked at ever more rarely, up to a quarter of an
+    hour; everything else up to five minutes.
+    """
+    if isinstance(error, Throttled):
+        return error.seconds
+    longest = 300.0 if error.retried else 900.0
+    # A sign-in unparks its mailboxes, so the owner does not have to wait for the next look.
+    shortest = 30.0 if isinstance(error, NeedsSignIn) else 5.0
+    return float(min(longest, shortest * 2 ** min(failures - 1, 10)))
+
+
+class Standings:
+    """The standings of all mailboxes."""
+
+    def __init__(self, client: state.Client) -> None:
+        self._client = client
+
+    def of(self, mailbox: str) -> Standing:
+        """How a mailbox stands."""
+        found = cast("dict[str, str]", self._client.hgetall(state.standing_key(mailbox)))
+        return Standing(
+            state=found.get("state", "new"),
+            sentence=found.get("sentence", ""),
+            failures=int(found.get("failures", 0)),
+            pulled_at=float(found.get("pulled_at", 0)),
+            tried_at=float(found.get("tried_at", 0)),
+            pulled=int(found.get("pulled", 0)),
+            delivered=int(found.get("delivered", 0)),
+            failed=int(found.get("failed", 0)),
+        )
+
+    def well(self, mailbox: str, now: float) -> None:
+        """A pull went well."""
+        self._set(mailbox, {"state": "ok", "sentence": "", "failures": 0, "pulled_at": now, "tried_at": now})
+
+    def ill(self, mailbox: str, now: float, error: MailquayError) -> int:
+        """A pull failed; returns how often in a row."""
+        self._set(mailbox, {"state": error.state, "sentence": error.sentence, "tried_at": now})
+        return self.count(mailbox, "failures", 1)
+
+    def count(self, mailbox: str, counter: str, more: int) -> int:
+        """Add to `pulled`, `delivered`, `failed` or `failures`; returns the sum."""
+        return int(self._client.hincrby(state.standing_key(mailbox), counter, more))
+
+    def _set(self, mailbox: str, fields: Mapping[str, str | float]) -> None:
+        self._client.hset(state.standing_key(mailbox), mapping={**fields})

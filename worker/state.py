@@ -1,0 +1,231 @@
+"""Redis: clients, key names, and every Lua script with its documentation.
+
+Redis coordinates; it never holds the only copy of a message. Losing a second of it, or all of it, costs repeats that
+carry the same ids (DESIGN promise P3). Nothing else in `worker` builds a Redis client. Scripts are tested on a real
+server, never on an imitation. Keys of one mailbox share a hash tag, so that they would stay together on a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from worker.errors import RedisUnavailable
+
+PREFIX = "mailquay:"
+
+DUE = PREFIX + "due"
+"""Sorted set: schedule entry -> next due time in Unix milliseconds."""
+EVERY = PREFIX + "every"
+"""Hash: schedule entry -> `interval_ms:phase_ms`, or `cron`."""
+RUNG = PREFIX + "rung"
+"""Hash: schedule entry -> `first_ms:last_ms`, when its bell was rung; deleted when the work was done."""
+BEATS = PREFIX + "beats"
+"""Hash: host of a beat -> Unix milliseconds of its last tick."""
+FINISHED = PREFIX + "finished"
+"""Hash: `role@host` -> Unix milliseconds at which a worker there last finished a task."""
+FENCE = PREFIX + "fence"
+"""Hash: leased thing -> the highest fence ever given out for it."""
+
+
+def lease_key(what: str) -> str:
+    """String with a time to live: the fence of whoever holds the lease on `what`."""
+    return f"{PREFIX}lease:{what}"
+
+
+def checkpoint_key(mailbox: str) -> str:
+    """Hash: `fence`, and `folder:NAME` -> JSON of the checkpoint of that folder."""
+    return f"{PREFIX}checkpoint:{{{mailbox}}}"
+
+
+def uidls_key(mailbox: str) -> str:
+    """Set: the UIDLs that a POP3 mailbox has handed over."""
+    return f"{PREFIX}uidls:{{{mailbox}}}"
+
+
+def again_key(mailbox: str) -> str:
+    """Set: JSON of messages to be pulled once more, because their copy in the spool was damaged."""
+    return f"{PREFIX}again:{{{mailbox}}}"
+
+
+def settle_key(mailbox: str) -> str:
+    """Set: JSON of messages that every output has accepted and the server may now mark, move or delete."""
+    return f"{PREFIX}settle:{{{mailbox}}}"
+
+
+def bell_key(ticket: str) -> str:
+    """String with a time to live: the bell of this batch was rung a moment ago."""
+    return f"{PREFIX}bell:{ticket}"
+
+
+def standing_key(mailbox: str) -> str:
+    """Hash: how a mailbox stands: state, sentence, counters, times. For people; nothing decides on it but parking."""
+    return f"{PREFIX}standing:{{{mailbox}}}"
+
+
+def token_key(account: str) -> str:
+    """Hash: `version` and `blob`, the sealed token cache of an account."""
+    return f"{PREFIX}token:{{{account}}}"
+
+
+ACQUIRE_LEASE = """
+-- Takes a lease that nobody holds and gives out a fence higher than every one before it.
+-- KEYS: 1 lease (string), 2 fences (hash)      ARGV: 1 what is leased, 2 time to live in ms
+-- Returns the fence, or 0 while somebody holds the lease.
+-- The fence follows the server's clock in microseconds, so that it goes on rising after the database was flushed.
+if redis.call('EXISTS', KEYS[1]) == 1 then return '0' end
+local time = redis.call('TIME')
+local fence = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local last = tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
+if fence <= last then fence = last + 1 end
+local text = string.format('%.0f', fence)
+redis.call('HSET', KEYS[2], ARGV[1], text)
+redis.call('SET', KEYS[1], text, 'PX', ARGV[2])
+return text
+"""
+
+RENEW_LEASE = """
+-- Prolongs a lease that is still held under this fence.
+-- KEYS: 1 lease (string)                       ARGV: 1 fence, 2 time to live in ms
+-- Returns 1, or 0 when the lease ran out or somebody else took it.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
+RELEASE_LEASE = """
+-- Gives a lease back, if it is still held under this fence.
+-- KEYS: 1 lease (string)                       ARGV: 1 fence
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+MOVE_CHECKPOINT = """
+-- Moves the checkpoint of a folder, unless a holder with a higher fence has written since.
+-- KEYS: 1 checkpoint (hash), 2 uidls (set)
+-- ARGV: 1 fence, 2 field of the folder, 3 its new value as JSON, 4... UIDLs to add
+-- Returns 1, or 0 for a stale fence: nothing was written.
+if tonumber(redis.call('HGET', KEYS[1], 'fence') or '0') > tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'fence', ARGV[1], ARGV[2], ARGV[3])
+for i = 4, #ARGV, 1000 do
+  redis.call('SADD', KEYS[2], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+end
+return 1
+"""
+
+FORGET_UIDLS = """
+-- Forgets UIDLs that the server no longer lists, unless a holder with a higher fence has written since.
+-- KEYS: 1 checkpoint (hash), 2 uidls (set)     ARGV: 1 fence, 2... UIDLs to forget
+if tonumber(redis.call('HGET', KEYS[1], 'fence') or '0') > tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'fence', ARGV[1])
+for i = 2, #ARGV, 1000 do
+  redis.call('SREM', KEYS[2], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+end
+return 1
+"""
+
+CLAIM_DUE = """
+-- Takes up to N due entries and re-arms each in the same instant, so that of any number of beats exactly one gets it.
+-- KEYS: 1 due (sorted set), 2 every (hash), 3 rung (hash)      ARGV: 1 now in ms, 2 N
+-- Returns the entries taken. An entry without an interval has been removed from the schedule and is dropped.
+-- A cron entry is re-armed a minute ahead; its beat then sets the exact time, and if it dies the entry is late, not lost.
+local now = tonumber(ARGV[1])
+local ready = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
+local taken = {}
+for _, entry in ipairs(ready) do
+  local every = redis.call('HGET', KEYS[2], entry)
+  if not every then
+    redis.call('ZREM', KEYS[1], entry)
+  else
+    local due = now + 60000
+    local interval, phase = string.match(every, '^(%d+):(%d+)$')
+    if interval then
+      interval, phase = tonumber(interval), tonumber(phase)
+      due = now - ((now - phase) % interval) + interval
+    end
+    redis.call('ZADD', KEYS[1], string.format('%.0f', due), entry)
+    local rung = redis.call('HGET', KEYS[3], entry)
+    local first = rung and string.match(rung, '^(%d+):') or ARGV[1]
+    redis.call('HSET', KEYS[3], entry, first .. ':' .. ARGV[1])
+    taken[#taken + 1] = entry
+  end
+end
+return taken
+"""
+
+SWAP_TOKEN = """
+-- Stores a sealed token cache if nobody stored a newer one meanwhile: compare and set on the version.
+-- KEYS: 1 token (hash)                         ARGV: 1 version that was read ('0' for none), 2 blob
+-- Returns the new version, or 0 when the stored version is another one: nothing was written.
+local version = redis.call('HGET', KEYS[1], 'version') or '0'
+if version ~= ARGV[1] then return 0 end
+local new = tonumber(version) + 1
+redis.call('HSET', KEYS[1], 'version', new, 'blob', ARGV[2])
+return new
+"""
+
+
+class Client(redis.Redis):
+    """A Redis client whose connection failures are `RedisUnavailable`, in one place for all callers."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run one command.
+
+        Raises:
+            RedisUnavailable: the server does not answer, is loading, is read-only or is out of memory.
+        """
+        with answering():
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn every way in which Redis can be away into one error that says what it means.
+
+    Raises:
+        RedisUnavailable: instead of redis-py's connection, time-out, read-only and memory errors.
+    """
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise RedisUnavailable(
+            f"Redis does not answer ({type(error).__name__}). Nothing is pulled or delivered until it is back; "
+            "check REDIS_URL and the server."
+        ) from error
+    except (redis.ReadOnlyError, redis.OutOfMemoryError) as error:
+        raise RedisUnavailable(
+            f"Redis refuses writes ({type(error).__name__}). Nothing is pulled until it takes them again; "
+            "check its memory, its disk and maxmemory-policy (it must be noeviction)."
+        ) from error
+
+
+def connect(url: str, *, name: str = "mailquay") -> Client:
+    """A client for `url` (redis, rediss or unix scheme); no connection is made yet.
+
+    Every command has 10 seconds. A command whose answer was lost is sent again, so all writes here are idempotent or
+    compare-and-set. Five retries cover a Redis restart without parking anything.
+    """
+    return Client.from_url(  # type: ignore[return-value]  # redis-py declares its base class
+        url,
+        decode_responses=True,
+        socket_timeout=10,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=30,
+        client_name=name,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 5),
+    )
+
+
+def celery_url(url: str) -> str:
+    """The same server in Celery's spelling: kombu says `redis+socket` where redis-py says `unix`."""
+    if not url.startswith("unix://"):
+        return url
+    path, _, query = url.removeprefix("unix://").partition("?")
+    database = dict(pair.partition("=")[::2] for pair in query.split("&") if pair).get("db", "0")
+    return f"redis+socket://{path}?virtual_host={database}"
