@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from pipelines import charset, limits, transfer
 from pipelines.defects import Code, Defects
 from pipelines.part import Part
+
+
+_META_CHARSET = re.compile(rb"<meta[^<>]{0,200}?charset=[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 
 
 class BodyValue(NamedTuple):
@@ -116,9 +120,17 @@ def _beginning(part: Part, size: int) -> bytes:
     return transfer.decode(part.content[: size * factor], part.encoding).data
 
 
+def _charset_of_markup(data: bytes) -> str | None:
+    """Return the charset that HTML declares itself, which counts if the part declares none."""
+    meta = _META_CHARSET.search(data[:2048])
+    return None if meta is None or data.isascii() else meta[1].decode("ascii")
+
+
 def _value(part: Part, data: bytes, *, defects: Defects) -> BodyValue:
     truncated = len(data) < part.size
     declared = part.declared_charset()
+    if declared is None and part.type == "text/html":
+        declared = _charset_of_markup(data)
     decoded = charset.decode(data, declared, partial=truncated)
     if decoded.problem is not None:
         defects.add(decoded.problem, f"part {part.part_id}: it was read as {decoded.codec}")

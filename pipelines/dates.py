@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_tz
 
+_ISO8601 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
 _COMMENT = re.compile(r"\([^()]*+\)")
 
 
@@ -31,5 +32,7 @@ def _from_rfc5322(text: str) -> datetime | None:
 
 
 def _from_iso8601(text: str) -> datetime | None:
+    if _ISO8601.match(text) is None:
+        return None
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -29,11 +29,8 @@ _WELL_KNOWN = re.compile(
 )
 
 
-class Field(NamedTuple):
-    """A header field: its name as it stands, and its raw value, whose folds are LF and white space."""
-
-    name: str
-    value: bytes
+# A header field: its name as it stands, and its raw value, whose folds are LF and white space.
+Field = tuple[str, bytes]
 
 
 class Head(NamedTuple):
@@ -121,7 +118,7 @@ def _split(block: bytes, *, start: int, body: int, where: str, defects: Defects)
         name, space, value = match.groups()
         if space:
             defects.add(Code.SPACE_BEFORE_COLON, f"{where}: header {name[:60].decode('ascii')}")
-        fields.append(Field(name.decode("ascii"), value))
+        fields.append((name.decode("ascii"), value))
         expected = match.end() + 1
     if expected < len(text):
         defects.add(Code.NO_BLANK_LINE, f"{where}: the body begins where the lines stop being headers")

@@ -33,7 +33,7 @@ _ONCE_NAMES = frozenset(_ONCE.split())
 class Headers:
     """The header fields in their order. Names are compared without regard to case."""
 
-    __slots__ = ("_charset", "_defects", "_fields", "_last", "_where")
+    __slots__ = ("_charset", "_defects", "_fields", "_last", "_parameterized", "_where")
 
     def __init__(self, fields: Sequence[Field], *, defects: Defects, part_id: str | None = None) -> None:
         self._fields = fields
@@ -41,6 +41,7 @@ class Headers:
         self._where = "" if part_id is None else f"part {part_id}: "
         self._charset: str | None = None
         self._last: dict[str, bytes] = {}
+        self._parameterized: dict[str, Parameterized] = {}
         for name, value in fields:
             key = name.lower()
             if key in self._last and key in _ONCE_NAMES:
@@ -120,10 +121,14 @@ class Headers:
 
     def parameterized(self, name: str) -> Parameterized | None:
         """Return value and parameters (RFC 2045 section 5.1), or None without the field."""
-        text = self._unfolded(name)
-        if text is None:
-            return None
-        return parse_parameters(text, where=self._where + name, defects=self._defects)
+        found = self._parameterized.get(name)
+        if found is None:
+            text = self._unfolded(name)
+            if text is None:
+                return None
+            found = parse_parameters(text, where=self._where + name, defects=self._defects)
+            self._parameterized[name] = found
+        return found
 
     def assume_charset(self, label: str | None) -> None:
         """Let raw bytes that are neither ASCII nor UTF-8 be read in the charset that the body declares."""

@@ -13,11 +13,11 @@ from urllib.parse import unquote_to_bytes
 from pipelines import charset, limits
 from pipelines.defects import Code, Defects
 
-_MAIN = re.compile(r"\s*+([^\s;,\"()=]*+)(?!\s*+=)")
+_MAIN = re.compile(r"\s*+(?P<value>[^\s;,\"()=]*+)(?P<name>\s*+=)?")
 _PARAMETER = re.compile(
     r"""(?<![;\s])[;\s]++ ([^\s=;"]++) \s*+ = \s*+ ( "(?:[^"\\]|\\.)*+" | [^;]*+ )""", re.VERBOSE | re.DOTALL
 )
-_COMMENTS = re.compile(r"\s*+\([^()]*+\)")
+_COMMENT = re.compile(r"\([^()]*+\)")
 _SECTION = re.compile(r"([^*]+)(?:\*(\d{1,3}))?(\*)?")
 _QUOTED_PAIR = re.compile(r'\\(["\\])')
 
@@ -33,11 +33,14 @@ def parse_parameters(text: str, *, where: str, defects: Defects) -> Parameterize
     """Read an unfolded header value; encoded words in parameters are left as they are."""
     main = _MAIN.match(text)
     assert main is not None
-    value, rest = main[1].lower(), text[main.end(1) :]
+    if main["name"]:
+        value, rest = "", text
+    else:
+        value, rest = main["value"].lower(), text[main.end("value") :]
     if "=" not in rest:
         return Parameterized(value, {})
     if not rest.startswith(";"):
-        rest = ";" + _COMMENTS.sub("", rest, count=1)
+        rest = ";" + _COMMENT.sub("", rest, count=1)
     plain: dict[str, str] = {}
     sections: dict[str, list[tuple[int, bool, str]]] = {}
     for count, match in enumerate(_PARAMETER.finditer(rest)):

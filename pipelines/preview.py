@@ -15,8 +15,8 @@ from pipelines.body import BodyValue
 from pipelines.part import Part
 
 _HIDDEN = re.compile(r"(?:style|script|head|title|template)\b", re.IGNORECASE)
-# Plain text in which the preview is looked for: white space may come first.
-_ENOUGH = 16 * limits.PREVIEW_CHARACTERS
+# Text that is looked at to fill the preview, once white space is collapsed.
+_ENOUGH = 4 * limits.PREVIEW_CHARACTERS
 
 
 def preview(parts: Sequence[Part], values: Mapping[str, BodyValue]) -> str:
@@ -25,7 +25,7 @@ def preview(parts: Sequence[Part], values: Mapping[str, BodyValue]) -> str:
         value = values.get(part.part_id or "")
         if value is None:
             continue
-        text = _visible(value.value) if part.type == "text/html" else value.value[:_ENOUGH]
+        text = _visible(value.value) if part.type == "text/html" else value.value.lstrip()[:_ENOUGH]
         words = " ".join(text.split())
         if words:
             return words[: limits.PREVIEW_CHARACTERS].rstrip()
@@ -37,27 +37,39 @@ def _visible(markup: str) -> str:
     pieces: list[str] = []
     length = position = 0
     end = min(len(markup), limits.PREVIEW_HTML_CHARACTERS)
-    while position < end and length < 2 * limits.PREVIEW_CHARACTERS:
+    unclosed: set[str] = set()
+    while position < end and length < _ENOUGH:
         tag = markup.find("<", position, end)
         if tag == -1:
             tag = end
-        text = html.unescape(markup[position:tag])
-        if text and not text.isspace():
-            pieces.append(text)
-            length += len(text)
-        position = _after_tag(markup, tag, end)
-    return "".join(pieces) if length < 0 else " ".join(pieces)
+        piece = html.unescape(markup[position:tag][:_ENOUGH].strip())
+        if piece:
+            pieces.append(piece)
+            length += len(piece)
+        position = _after_tag(markup, tag, end, unclosed=unclosed)
+    return " ".join(pieces)
 
 
-def _after_tag(markup: str, tag: int, end: int) -> int:
-    """Return where to go on after the tag at `tag`, or after the whole element if it is a hidden one."""
+def _after_tag(markup: str, tag: int, end: int, *, unclosed: set[str]) -> int:
+    """Return where to go on after the tag at `tag`, or after the whole element if it is a hidden one.
+
+    A hidden element without its end tag, such as a head that was never closed, hides nothing; its name goes to
+    `unclosed`, so that its end is looked for once.
+    """
     if markup.startswith("<!--", tag):
         close = markup.find("-->", tag, end)
         return close + 3 if close != -1 else end
     close = markup.find(">", tag, end)
+    if close == -1:
+        return end
     hidden = _HIDDEN.match(markup, tag + 1)
-    if hidden is None or close == -1:
-        return close + 1 if close != -1 else end
-    # Without its end tag a hidden element hides nothing, as with a head that was never closed.
-    ending = markup.lower().find("</" + hidden[0].lower(), close, end)
-    return close + 1 if ending == -1 else ending
+    name = hidden[0].lower() if hidden else ""
+    if not name or name in unclosed:
+        return close + 1
+    ending = markup.find("</", close, end)
+    while ending != -1 and markup[ending + 2 : ending + 2 + len(name)].lower() != name:
+        ending = markup.find("</", ending + 2, end)
+    if ending == -1:
+        unclosed.add(name)
+        return close + 1
+    return ending

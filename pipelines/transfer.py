@@ -154,7 +154,8 @@ def _quoted_printable_chunks(content: memoryview) -> Iterator[bytes]:
 
 def _decode_quoted_printable(data: bytes) -> bytes:
     """Decode quoted-printable after dropping white space at line ends, as RFC 2045 section 6.7 (3) asks."""
-    if b" \r\n" in data or b" \n" in data or b"\t\r\n" in data or b"\t\n" in data:
+    line_end = b"\r\n" if b"\r\n" in data else b"\n"
+    if b" " + line_end in data or (b"\t" in data and b"\t" + line_end in data):
         data = _SPACES_BEFORE_LINE_END.sub(b"", data)
     return binascii.a2b_qp(data)
 

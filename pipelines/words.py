@@ -16,6 +16,8 @@ from pipelines import charset, limits, transfer
 from pipelines.defects import Code, Defects
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f]")
+# Normalizing takes quadratic time for a run of combining marks; no honest word has as many characters.
+_LONGEST_WORD = 500
 _START = re.compile(r"=\?([^?\s]{1,75})\?([bBqQ])\?")
 
 
@@ -32,7 +34,7 @@ def decode_words(text: str, *, where: str, defects: Defects) -> str:
     unknown charset stays as it is. `where` names the header in a defect.
     """
     if "=?" not in text:
-        return text if text.isascii() else unicodedata.normalize("NFC", text)
+        return _nfc(text)
     pieces: list[str] = []
     run: list[_Word] = []
     position = count = 0
@@ -50,7 +52,7 @@ def decode_words(text: str, *, where: str, defects: Defects) -> str:
             defects.add(Code.LIMIT_ENCODED_WORDS, detail)
             break
     pieces += [_decode_run(run, where=where, defects=defects), text[position:]]
-    return unicodedata.normalize("NFC", "".join(pieces))
+    return _nfc("".join(pieces))
 
 
 def _next_word(text: str, position: int) -> tuple[int, int, _Word] | None:
@@ -98,3 +100,13 @@ def _decode_one(words: list[_Word], *, where: str, defects: Defects) -> str:
         detail = f"{where}: an encoded word is not in its charset and was read as {decoded.codec}"
         defects.add(Code.ENCODED_WORD_DAMAGED, detail)
     return _CONTROLS.sub("", decoded.text)
+
+
+def _nfc(text: str) -> str:
+    """Normalize word by word, which is the same since nothing combines with a space, and leave monsters as they are."""
+    if text.isascii():
+        return text
+    if len(text) <= _LONGEST_WORD:
+        return unicodedata.normalize("NFC", text)
+    words = text.split(" ")
+    return " ".join(w if len(w) > _LONGEST_WORD else unicodedata.normalize("NFC", w) for w in words)

@@ -63,9 +63,9 @@ def configuration(said: settings.Settings) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_max_tasks_per_child": 500,
         "worker_max_memory_per_child": 400_000,
-        # TERM lets running tasks end for so long, then hands them back.
-        "worker_soft_shutdown_timeout": 25,
-        "worker_enable_soft_shutdown_on_idle": True,
+        # TERM gives running tasks so long to end, then hands them back. Celery sleeps the whole time when any task
+        # runs, and none needs more: a pull and a delivery may be ended at any instruction.
+        "worker_soft_shutdown_timeout": 5,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
         "task_serializer": "json",

@@ -198,6 +198,9 @@ def _spool(
             if ref not in written:
                 break
             whole.append(written[ref])
+        if len(whole) < len(group) and left_out is None:
+            # Whatever a source does, the checkpoint must not pass a message that it did not bring.
+            left_out = Incomplete(f"{len(group) - len(whole)} of {len(group)} messages did not arrive")
         batch = replace(plan, entries=tuple(whole))
         if not whole:
             return batch, None, left_out

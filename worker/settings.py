@@ -296,15 +296,19 @@ class _Checks:
         except ValidationError as invalid:
             errors = invalid.errors(include_url=False, include_input=False, include_context=False)
         for error in errors:
-            # A default that follows from other values is not looked for when one of those is wrong.
-            if error["type"] == "default_factory_not_called":
-                continue
             field = str(error["loc"][0]) if error["loc"] else "type"
+            entry = said.get(field, Entry(f"{prefix}{field.upper()}", ""))
+            # A default that follows from other values is not looked for when one of those is wrong, and a field
+            # whose file could not be read is not missing.
+            unread = field not in said and any(
+                it.variable == f"{entry.variable}_FILE" for it in self.problems
+            )
+            if unread or error["type"] == "default_factory_not_called":
+                continue
             sentence = _sentence(error, model=model)
             # An output or stage from elsewhere may quote what it was given.
             if not model.__module__.startswith("worker.") and _quotes(sentence, values.values()):
                 sentence = "is not valid"
-            entry = said.get(field, Entry(f"{prefix}{field.upper()}", ""))
             self.problems.append(entry.problem(sentence))
         return None
 

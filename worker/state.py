@@ -210,15 +210,20 @@ def connect(url: str, *, name: str = "mailquay") -> Client:
     Every command has 10 seconds. A command whose answer was lost is sent again, so all writes here are idempotent or
     compare-and-set. Five retries cover a Redis restart without parking anything.
     """
+    if url.startswith("redis+socket://"):
+        # Celery's spelling of a socket; redis-py says unix.
+        url = url.replace("redis+socket://", "unix://").replace("virtual_host=", "db=")
+    # A socket in the file system knows no keep-alive, and redis-py refuses the option there.
+    keepalive = {} if url.startswith("unix://") else {"socket_keepalive": True}
     return Client.from_url(  # type: ignore[return-value]  # redis-py declares its base class
         url,
         decode_responses=True,
         socket_timeout=10,
         socket_connect_timeout=5,
-        socket_keepalive=True,
         health_check_interval=30,
         client_name=name,
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), 5),
+        **keepalive,
     )
 
 

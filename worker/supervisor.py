@@ -24,8 +24,8 @@ log = structlog.get_logger("supervisor")
 _LONGEST_PAUSE_SECONDS = 30.0
 _SETTLED_SECONDS = 60.0
 """A role that ran for so long starts with the shortest pause again."""
-STOP_SECONDS = 35.0
-"""What the roles may take to stop, above the workers' soft shutdown of 25 s; then they are killed."""
+STOP_SECONDS = 15.0
+"""What the roles may take to stop, above the workers' soft shutdown of 5 s; then they are killed."""
 
 
 @dataclass(frozen=True, slots=True)

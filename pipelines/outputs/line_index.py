@@ -126,7 +126,7 @@ def read_lines(file: int, *, start: int) -> Iterator[tuple[bytes | None, int]]:
     while chunk := os.pread(file, _CHUNK_BYTES, offset):
         begin = 0
         while (end := chunk.find(b"\n", begin)) >= 0:
-            head = (head + chunk[begin : min(end, begin + _HEAD_BYTES)])[:_HEAD_BYTES]
+            head += chunk[begin : min(end, begin + _HEAD_BYTES)]
             damaged = damaged or chunk.find(b"\0", begin, end) >= 0
             found = None if damaged else _ID.match(head)
             yield bytes.fromhex(found[1].decode()) if found else None, offset + end + 1

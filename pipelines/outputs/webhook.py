@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import ClassVar
 
 import httpx2
@@ -54,6 +55,8 @@ class WebhookOptions(OutputOptions):
     )
     timeout: Duration = Field(
         default=timedelta(seconds=30),
+        gt=timedelta(0),
+        le=timedelta(hours=1),
         description="How long to wait for the connection and for each piece of sending and of the answer.",
     )
     parallel: int = Field(
@@ -108,12 +111,11 @@ class WebhookOutput(Output):
         """Make the HTTP client and the threads that use it.
 
         Raises:
-            OSError: CA_FILE cannot be read, or holds no certificate.
+            OSError: CA_FILE cannot be read or holds no certificate.
         """
-        authorities = self.options.ca_file
         self._client = self._opened.enter_context(
             httpx2.Client(
-                verify=ssl.create_default_context(cafile=authorities) if authorities else True,
+                verify=_trust(self.options.ca_file),
                 timeout=self.options.timeout.total_seconds(),
                 limits=httpx2.Limits(
                     max_connections=self.options.parallel, keepalive_expiry=KEEP_ALIVE_SECONDS
@@ -182,6 +184,16 @@ class WebhookOutput(Output):
                 read += len(piece)
                 if read > ANSWER_BYTES or self._clock() > deadline:
                     return
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
+    """Return what servers are verified against: the authorities in `ca_file`, or True for those of the system."""
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise OSError(f"CA_FILE {ca_file} gives no certificate: {error.strerror or error}") from error
 
 
 def judge(status: int, *, retry_after: str | None, server: str, now: datetime) -> Receipt:

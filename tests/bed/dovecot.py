@@ -53,6 +53,7 @@ class Dovecot:
         self.passwords = {address: secrets.token_urlsafe(12) for address in passwords}
         self.imaps_port, self.pop3s_port = free_port(), free_port()
         self.imap_port, self.pop3_port = free_port(), free_port()
+        self._ports = (self.imaps_port, self.pop3s_port, self.imap_port, self.pop3_port)
         self._certificates = certificates
         self._introspection_url = introspection_url
         self._extra = extra
@@ -80,13 +81,12 @@ class Dovecot:
         self._write_config(run)
         command = [_program("dovecot") or "dovecot", "-F", "-c", str(self._config)]
         self._process = BedProcess(command, log_file=self.folder / "dovecot.log")
-        ports = (self.imaps_port, self.pop3s_port, self.imap_port, self.pop3_port)
 
         def ready() -> bool:
             if self._process is None or not self._process.running:
                 msg = f"Dovecot ended while it started; it said:\n{self.log[-2000:]}"
                 raise RuntimeError(msg)
-            return all(answers(port) for port in ports)
+            return all(map(answers, self._ports))
 
         wait_until(ready, timeout=10, what="Dovecot's start")
 
@@ -96,6 +96,8 @@ class Dovecot:
             # Dovecot takes three seconds to leave politely; its maildirs do not need the courtesy.
             self._process.end(how=signal.SIGKILL)
             self._process = None
+            # Its children hold the sockets, and die a moment after it.
+            wait_until(lambda: not any(map(answers, self._ports)), timeout=5, what="Dovecot's end")
 
     def remove(self) -> None:
         """End it and remove its folder."""

@@ -16,13 +16,14 @@ from typing import Any
 import msal
 import requests
 
+from tests.bed.processes import free_port
 from worker.demo import harbour
 from worker.demo.certificates import Certificates
 from worker.demo.identity import IdentityProvider, Settings
 from worker.demo.identity.claims import app_claims, user_claims
 from worker.demo.identity.lab import entra_app
 from worker.demo.identity.scopes import read_scopes
-from worker.demo.web import listen, port_of, serving
+from worker.demo.web import listen, serving
 
 SCOPES = (
     "https://outlook.office.com/IMAP.AccessAsUser.All",
@@ -45,7 +46,7 @@ class Identity:
         self.offset = 0.0
         self.provider: IdentityProvider = harbour.harbour(clock=self.now, robot_secret=self.robot_secret)
         self._certificates = certificates
-        self._ports = (0, 0)
+        self._ports = (free_port(), free_port())
         self._thread: threading.Thread | None = None
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
@@ -67,7 +68,6 @@ class Identity:
     def start(self) -> None:
         """Serve, and return when requests are answered."""
         listeners = [listen("127.0.0.1", port) for port in self._ports]
-        self._ports = (port_of(listeners[0]), port_of(listeners[1]))
         self._stopping.clear()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(listeners, ready), name="identity")

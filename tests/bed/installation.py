@@ -38,7 +38,9 @@ class Installation:
         """Describe a mailbox."""
         self.environ |= {f"MAILBOX__{name.upper()}__{key.upper()}": value for key, value in said.items()}
 
-    def on_dovecot(self, name: str, dovecot: Dovecot, address: str, *, protocol: str = "imap", **said: str) -> None:
+    def on_dovecot(
+        self, name: str, dovecot: Dovecot, address: str, *, protocol: str = "imap", **said: str
+    ) -> None:
         """A mailbox on the bed's Dovecot, with a password unless `auth` says otherwise."""
         port = dovecot.imaps_port if protocol == "imap" else dovecot.pop3s_port
         password = {} if said.get("auth") == "delegated" else {"password": dovecot.passwords.get(address, "")}
@@ -124,4 +126,3 @@ def numbered(number: int, size: int = 200) -> bytes:
 def number_of(raw: bytes) -> int:
     """The number of a message made by `numbered`."""
     return int(raw.split(b"X-Number: ", 1)[1].split(b"\r\n", 1)[0])
-

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,10 +25,15 @@ _bed: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on, below those that the system gives to outgoing connections.
+
+    A server of the bed that is stopped and started again would otherwise find its port taken now and then.
+    """
+    for _ in range(100):
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise RuntimeError("no free port was found in 100 tries")
 
 
 def wait_until(condition: Callable[[], object], *, timeout: float, what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,12 +25,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server says: status, headers and body; `broken` closes the connection without a word."""
+    """What the server says; `broken` closes the connection without a word, `drip` is a pause in seconds a byte."""
 
     status: int = 204
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     broken: bool = False
+    drip: float = 0
 
 
 class Receiver(ThreadingHTTPServer):
@@ -70,7 +72,12 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"content-length": str(len(answer.body)), **answer.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer.body)
+        if not answer.drip:
+            self.wfile.write(answer.body)
+            return
+        for byte in answer.body:
+            self.wfile.write(bytes([byte]))
+            time.sleep(answer.drip)
 
     def log_message(self, *words: object) -> None:
         """Say nothing."""

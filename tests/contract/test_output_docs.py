@@ -80,9 +80,8 @@ def test_the_output_in_the_docs_passes_the_contract_tests_beside_it(tmp_path: Pa
         "-q",
         "-p",
         "no:cacheprovider",
-        "--rootdir",
-        tmp_path,
-        tmp_path,
+        f"--rootdir={tmp_path}",
+        str(tmp_path),
     ]
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ.copy(), capture_output=True, text=True, check=False, timeout=60

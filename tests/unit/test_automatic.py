@@ -71,6 +71,7 @@ def test_a_machine_is_recognised(fields: list[str], kind: str, evidence: list[st
         [],
         ["Auto-Submitted: no"],
         ["Auto-Submitted: No (really)"],
+        ["Auto-Submitted: no(really)"],
         ["Auto-Submitted:"],
         ["Precedence: first-class"],
         # Only receipts are suppressed, so a reply is welcome.

@@ -80,7 +80,7 @@ def test_foreign_variables_are_left_alone(tmp_path: Path) -> None:
     """Neither the process environment nor an env file is complained about for what belongs to others."""
     write(tmp_path / ".env", "COMPOSE_PROJECT_NAME=mail\nPATH=/bin\nFOO__BAR=1\nFOO__BAR=2\nexport FLAG\n")
 
-    environment = gather(tmp_path, HOME="/root", REDIS_PORT="1", mailbox__a__host="x", MAILBOXES__A__HOST="x")
+    environment = gather(tmp_path, HOME="/home", REDIS_PORT="1", mailbox__a__host="x", MAILBOXES__A__HOST="x")
 
     assert environment == Environment({}, ())
 
@@ -89,7 +89,7 @@ def test_a_dollar_sign_in_a_secret_arrives_as_it_was_written(tmp_path: Path) -> 
     """Nothing is interpolated, quoted or not."""
     write(tmp_path / ".env", "MAILBOX__A__PASSWORD=pa$$w${HOME}rd\nMAILBOX__B__PASSWORD='a $HOME # b'\n")
 
-    environment = gather(tmp_path, HOME="/root")
+    environment = gather(tmp_path, HOME="/home")
 
     assert values(environment) == {
         "MAILBOX__A__PASSWORD": "pa$$w${HOME}rd",

@@ -195,18 +195,16 @@ def test_a_deleted_index_is_built_again_from_the_lines(tmp_path: Path) -> None:
     assert ids(path) == first
 
 
-def test_an_index_deleted_under_two_running_writers_is_shared_again(tmp_path: Path) -> None:
-    """Neither goes on with the deleted one, where it would not see what the other writes."""
+def test_an_index_deleted_under_a_running_writer_is_not_used_any_longer(tmp_path: Path) -> None:
+    """It would not see what others write, who have begun a new one."""
     path = tmp_path / "mail.jsonl"
-    one_two, three = sample_messages(3)[:2], sample_messages(3)[2:]
-    with writer(path) as one, writer(path) as two:
-        one.deliver(one_two)
-        two.deliver(one_two)
+    with writer(path) as long_running:
+        long_running.deliver(sample_messages(2))
         (tmp_path / "mail.jsonl.ids").unlink()
-        one.deliver(three)
-        # The lines go too, so that only the index can know them.
+        accepted(path, 3)
+        # The lines go too, so that only the new index can know them.
         path.unlink()
-        assert two.deliver([*one_two, *three]) == [Accepted()] * 3
+        assert long_running.deliver(sample_messages(3)) == [Accepted()] * 3
 
     assert ids(path) == []
 
@@ -264,6 +262,36 @@ def test_a_file_that_was_emptied_in_place_begins_anew_and_old_ids_stay_known(tmp
     accepted(path, 5)
 
     assert ids(path) == [message.id for message in sample_messages(5)[3:]]
+
+
+def test_a_file_that_was_replaced_by_a_longer_one_is_read_from_its_start(tmp_path: Path) -> None:
+    """Restored from a backup, say: what is in it counts, wherever it stands."""
+    path = tmp_path / "mail.jsonl"
+    accepted(path, 1)
+    backup = tmp_path / "backup.jsonl"
+    restored = accepted(backup, 6)
+    backup.rename(path)
+
+    accepted(path, 6)
+
+    assert ids(path) == restored
+
+
+def test_the_name_of_a_new_file_is_synced_before_its_first_line_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes on the disk are of no use when the power takes the name of their file."""
+    synced: list[int] = []
+    sync = os.fsync
+
+    def watch(file: int) -> None:
+        synced.append(os.fstat(file).st_ino)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    accepted(tmp_path / "mail.jsonl", 1)
+
+    assert tmp_path.stat().st_ino in synced
 
 
 FULL_DISK = """

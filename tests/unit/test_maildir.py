@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -78,11 +79,12 @@ def test_a_message_that_a_mail_program_moved_to_cur_is_not_filed_again(tmp_path:
 def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     """A Maildir may be shared with a mail server; what it filed is not ours."""
     path = tmp_path / "Maildir"
-    with writer(path) as output:
+    with writer(path):
         (path / "cur" / "1700000000.M1P1.host:2,S").write_bytes(b"theirs")
         (path / "tmp" / "1700000000.M2P2.host").write_bytes(b"theirs, at work")
-        os.utime(path / "tmp" / "1700000000.M2P2.host", (0, 0))
-        output.deliver(sample_messages(1))
+    output = MaildirOutput("copy", MaildirOptions(path=path), clock=lambda: time.time() + 40 * 3600)
+    output.open()
+    output.deliver(sample_messages(1))
 
     assert names(path / "cur") == ["1700000000.M1P1.host:2,S"]
     assert names(path / "tmp") == ["1700000000.M2P2.host"]
@@ -99,13 +101,21 @@ def test_the_file_bears_the_time_of_receipt(tmp_path: Path) -> None:
     assert file.stat().st_mtime == moment.timestamp()
 
 
-def test_a_date_that_no_file_system_can_hold_does_not_stop_a_message(tmp_path: Path) -> None:
-    """Servers claim any date; the message is filed all the same."""
+def test_a_date_that_the_file_system_refuses_does_not_stop_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers claim any date, and not every file system can hold it; the message is filed all the same."""
     messages = [
         replace(message, received_at=datetime(year, 1, 1, tzinfo=UTC))
         for message, year in zip(sample_messages(2), (1, 9999), strict=True)
     ]
     with writer(tmp_path / "Maildir") as output:
+        assert output.deliver(messages[:1]) == [Accepted()]
+
+        def refuse(path: Path, times: tuple[float, float]) -> None:
+            raise OSError(22, "Invalid argument")
+
+        monkeypatch.setattr(os, "utime", refuse)
         assert output.deliver(messages) == [Accepted()] * 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import secrets
 import socket
 import ssl
@@ -261,11 +262,24 @@ def test_a_body_that_breaks_off_after_success_is_still_accepted(receiver: Receiv
     assert deliver_one(receiver.url) == Accepted()
 
 
-def test_an_endless_answer_is_not_read_to_its_end(receiver: Receiver) -> None:
-    """A receiver cannot keep us reading: 64 KiB are enough to be polite."""
-    receiver.answer = lambda call: Answer(200, {"content-length": str(10**12)}, b"x" * 10**6)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        # A megabyte, and then nothing of the rest that was announced.
+        Answer(200, {"content-length": str(10**12)}, b"x" * 10**6),
+        # One byte now and then, never late enough for a time-out.
+        Answer(200, body=b"x" * 200, drip=0.1),
+    ],
+)
+def test_an_endless_answer_is_not_read_to_its_end(receiver: Receiver, answer: Answer) -> None:
+    """A receiver cannot keep us reading: 64 KiB and one TIMEOUT are enough to be polite."""
+    receiver.answer = lambda call: answer
+    began = time.monotonic()
+    late = itertools.count(began, 60)
+    with sender(receiver.url, clock=lambda: next(late), timeout="20s") as output:
+        assert output.deliver(sample_messages(1)) == [Accepted()]
 
-    assert deliver_one(receiver.url, timeout="5s") == Accepted()
+    assert time.monotonic() - began < 10
 
 
 def test_a_receiver_that_is_down_is_a_retry_for_all_that_names_it() -> None:
@@ -320,6 +334,29 @@ def test_a_certificate_for_another_name_is_a_retry(tmp_path: Path) -> None:
 
     assert isinstance(receipt, Retry)
     assert "CERTIFICATE_VERIFY_FAILED" in receipt.reason
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_ca_file_without_certificates_is_an_error_that_names_it(
+    tmp_path: Path, content: str | None
+) -> None:
+    """Nothing is delivered over a connection that cannot be verified."""
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    output = WebhookOutput("crm", WebhookOptions(url="https://127.0.0.1/", ca_file=path))
+    try:
+        with pytest.raises(OSError, match=r"CA_FILE .*ca\.pem gives no certificate"):
+            output.open()
+    finally:
+        output.close()
+
+
+@pytest.mark.parametrize("timeout", ["0s", "2h", "999999d"])
+def test_a_timeout_has_bounds(timeout: str) -> None:
+    """Nobody answers in no time, and a wait of days is no deadline."""
+    with pytest.raises(pydantic.ValidationError, match="timeout"):
+        WebhookOptions.model_validate({"url": "https://crm.example/", "timeout": timeout})
 
 
 def test_proxies_and_netrc_of_the_environment_are_not_used(

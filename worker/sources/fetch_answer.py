@@ -8,19 +8,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-
-class BodyAhead:
-    """A body that is still on the wire: its pieces can be read once, now."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-
-    def __iter__(self) -> Iterator[bytes]:
-        """The pieces in order."""
-        return self._chunks
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from worker.errors import MailquayError, Misconfigured, Unreachable
 from worker.sources import Credentials, Endpoint, Fetched, Incomplete, Opened, Ref, sasl
-from worker.sources.fetch_answer import Answer, BodyAhead, fields, mutf7
+from worker.sources.fetch_answer import Answer, fields, mutf7
 from worker.sources.refusal import meaning, shown
 from worker.sources.transport import Wire
 
@@ -196,15 +196,20 @@ class ImapSource:
         return ()
 
     def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[tuple[Sequence[Ref], Iterator[Fetched]]]:
-        """UID FETCH each group with BODY.PEEK[]; the next group is asked for while this one is read."""
+        """UID FETCH each group with BODY.PEEK[]; the next group is asked for while this one is read.
+
+        A huge message is asked for alone, so that what streams in can only be that message.
+        """
         waiting: tuple[str, Sequence[Ref]] | None = None
+        early: dict[int, Fetched] = {}
         for group in groups:
-            asked = (self._ask(group), group)
+            alone = _huge(group) or (waiting is not None and _huge(waiting[1]))
+            asked = None if alone else (self._ask(group), group)
             if waiting:
-                yield waiting[1], self._answers(*waiting)
-            waiting = asked
+                yield waiting[1], self._answers(*waiting, early)
+            waiting = asked or (self._ask(group), group)
         if waiting:
-            yield waiting[1], self._answers(*waiting)
+            yield waiting[1], self._answers(*waiting, early)
 
     def find(self, opened: Opened, uids: Sequence[int], uidls: Sequence[str]) -> list[Ref]:  # noqa: ARG002
         """List these uids; those that are gone are not in the answer."""
@@ -263,8 +268,11 @@ class ImapSource:
         self._wire.send(f"{tag} UID FETCH {_uid_set(group)} (UID FLAGS INTERNALDATE BODY.PEEK[])\r\n".encode())
         return tag
 
-    def _answers(self, tag: str, group: Sequence[Ref]) -> Iterator[Fetched]:
-        wanted = {ref.uid: ref for ref in group}
+    def _answers(self, tag: str, group: Sequence[Ref], early: dict[int, Fetched]) -> Iterator[Fetched]:
+        """One group's messages. A server may answer two commands at once: what belongs to the next group waits in `early`."""
+        wanted = {ref.uid or 0: ref for ref in group}
+        for uid in sorted(early.keys() & wanted.keys()):
+            yield replace(early.pop(uid), ref=wanted.pop(uid))
         while True:
             line = self._wire.line(_LINE)
             if done := self._tagged(line, tag):
@@ -272,12 +280,16 @@ class ImapSource:
             if not line.startswith(b"* ") or b"FETCH" not in line[:40].upper():
                 self._untagged(line)
                 continue
-            answer = self._fetch_answer(line, wanted)
-            ref = wanted.pop(answer.uid, None)
-            if ref and answer.body is not None:
-                yield Fetched(ref, answer.body, answer.flags, _instant(answer.internaldate))
-            elif ref:
-                wanted[ref.uid] = ref
+            answer = self._fetch_answer(line, group)
+            if answer.uid is None or answer.body is None:
+                continue
+            fetched = Fetched(
+                Ref(uid=answer.uid), answer.body, answer.flags, _instant(answer.internaldate)
+            )
+            if answer.uid in wanted:
+                yield replace(fetched, ref=wanted.pop(answer.uid))
+            else:
+                early[answer.uid] = fetched
         if done.status != "OK":
             raise meaning(done.text, host=self._endpoint.host, during="fetching messages")
         if wanted:
@@ -285,7 +297,7 @@ class ImapSource:
                 f"{self._endpoint.host} answered OK but left out {len(wanted)} of {len(group)} messages"
             )
 
-    def _fetch_answer(self, line: bytes, wanted: dict[int | None, Ref]) -> Answer:
+    def _fetch_answer(self, line: bytes, group: Sequence[Ref]) -> Answer:
         """One FETCH answer with its literals. A huge body of a message that was asked for alone is streamed."""
         literals: list[bytes] = []
         while found := _LITERAL.search(line):
@@ -294,15 +306,16 @@ class ImapSource:
                 raise Unreachable(
                     f"{self._endpoint.host} announced a message of {count} octets, more than MESSAGE_MAX allows"
                 )
-            if count >= _STREAMED and len(wanted) == 1 and line.upper().endswith(b"BODY[] " + found.group(0)):
-                return self._streamed(line, count, literals, next(iter(wanted)))
+            if _huge(group) and line.upper().endswith(b"BODY[] " + found.group(0)):
+                return self._streamed(line[: found.start()], count, literals, group[0].uid)
             literals.append(self._wire.exactly(count))
             # The placeholder cannot occur in a line: NUL is in no IMAP text.
             line = line[: found.start()] + b"\0" + self._wire.line(_LINE)
         return fields(line, tuple(literals)) or Answer()
 
     def _streamed(self, line: bytes, count: int, literals: list[bytes], uid: int | None) -> Answer:
-        ahead = fields(line[: _LITERAL.search(line).start()] + b'"")', tuple(literals)) or Answer()  # type: ignore[union-attr]
+        """A body that is still on the wire. What follows it, as the uid does with some servers, is passed over."""
+        ahead = fields(line + b'"")', tuple(literals)) or Answer()
 
         def chunks() -> Iterator[bytes]:
             yield from self._wire.chunks(count)
@@ -311,7 +324,7 @@ class ImapSource:
                 self._wire.exactly(min(int(found.group(1)), _LINE))
                 rest = self._wire.line(_LINE)
 
-        return Answer(uid or ahead.uid, ahead.size, ahead.flags, ahead.internaldate, BodyAhead(chunks()))
+        return Answer(uid, ahead.size, ahead.flags, ahead.internaldate, chunks())
 
     def _do(self, command: str) -> None:
         done = self._run(command)
@@ -360,6 +373,11 @@ class ImapSource:
     def _note_capabilities(self, text: str) -> None:
         if found := re.search(r"\[CAPABILITY ([^\]]*)\]", text, re.IGNORECASE):
             self._capabilities = frozenset(found.group(1).upper().split())
+
+
+def _huge(group: Sequence[Ref]) -> bool:
+    """Whether a group is one message that is too large to lie in memory whole."""
+    return len(group) == 1 and group[0].size >= _STREAMED
 
 
 def _quoted(text: str) -> str:

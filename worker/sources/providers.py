@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 
 ProviderName = Literal["microsoft365", "outlook", "gmail", "generic"]
 Protocol = Literal["imap", "pop3"]
@@ -80,5 +80,3 @@ PROVIDERS: Mapping[ProviderName, Provider] = MappingProxyType(
         )
     }
 )
-
-assert tuple(PROVIDERS) == get_args(ProviderName)

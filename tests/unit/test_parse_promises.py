@@ -1,0 +1,121 @@
+"""What `parse` promises for any bytes whatever: it returns, changes nothing, and its JSON can be encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pipelines import Message, Source, parse
+
+CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.eml"))
+
+# What hostile and broken mail is made of; joined at random it reaches every corner that random bytes do not.
+FRAGMENTS = st.sampled_from(
+    [
+        b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n", b" ", b"\t", b"\0", b"\xff", b"\xc3\xa9", b":", b";", b",", b'"', b"\\",
+        b"(", b")", b"<", b">", b"@", b"=", b"?=", b"=?", b"*", b"'", b"%", b"--", b"--b", b"--b--", b"\r\n--b\r\n",
+        b"\r\n--b--\r\n", b"From ", b"From: ", b"To: ", b"Subject: ", b"Subject : ", b"Date: ", b"Message-ID: ",
+        b"References: ", b"Content-Type: ", b"Content-Disposition: ", b"Content-Transfer-Encoding: ", b"Content-ID: ",
+        b"Content-Language: ", b"multipart/mixed; boundary=b", b"multipart/alternative; boundary=\"b\"",
+        b"message/rfc822", b"text/plain", b"text/html", b"; charset=", b"utf-8", b"utf-7", b"iso-2022-jp", b"unknown",
+        b"idna", b"; name*", b"; name*0*=utf-8''%C3", b"; filename=", b"base64", b"quoted-printable", b"attachment",
+        b"=?utf-8?q?=C3?=", b"=?utf-8?b?w6k?=", b"=?x?q?y?=", b"=?utf-7?q?+2AA-?=", b"a@b", b"<a@b>", b"Team: ",
+        b"Mon, 23 Nov 2026 10:00:00 +0100", b"99 Foo 0000 99:99:99 +9999", b"YWJj", b"YQ==", b"+2AA-", b"\x1b$B",
+        b"<style>", b"</style>", b"<!--", b"&#xD800;", b"&amp;", b"begin 644 x",
+    ]
+)  # fmt: skip
+BROKEN_MAIL = st.lists(FRAGMENTS, max_size=60).map(b"".join)
+
+
+def assert_promises_hold(raw: bytes) -> Message:
+    message = parse(raw, mailbox="support", source=Source(flags=("\\Seen",)))
+    assert message.raw is raw
+    assert message.digest == hashlib.sha256(raw).hexdigest()
+    assert message.id == message.digest[:32]
+    assert "parser-failed" not in {defect.code for defect in message.defects}
+    values = orjson.loads(message.to_json())
+    assert values == message.to_dict()
+    assert "\0" not in "".join(texts(values))
+    for part in message.structure.walk():
+        if part.sub_parts is None:
+            assert part.size == len(part.decode()) == sum(map(len, part.chunks()))
+    return message
+
+
+def texts(value: object) -> list[str]:
+    """Return every text within JSON values."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for key, item in value.items() for text in (str(key), *texts(item))]
+    if isinstance(value, list):
+        return [text for item in value for text in texts(item)]
+    return []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=600))
+@example(b"")
+@example(b"\0")
+@example(b"\r")
+def test_random_bytes_are_parsed_and_kept(raw: bytes) -> None:
+    """Any bytes become a message whose raw bytes, digest and sizes are exact and whose JSON can be encoded."""
+    assert_promises_hold(raw)
+
+
+@settings(max_examples=200, deadline=None)
+@given(BROKEN_MAIL)
+@example(b"Content-Type: multipart/mixed; name*\n\n")
+@example(b"Content-Disposition: filename=x\n\n")
+@example(b"To: (c):\n\n")
+@example(b'To: "\n\n')
+@example(b"Message-ID: <[0123abcd]@example.org>\n\n")
+def test_broken_mail_is_parsed_and_kept(raw: bytes) -> None:
+    """Mail syntax joined at random is parsed with the same exactness, also what the email package raises on."""
+    assert_promises_hold(raw)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(CORPUS), st.data())
+def test_damaged_corpus_mail_is_parsed_and_kept(path: Path, data: st.DataObject) -> None:
+    """Corpus mail that lost, gained or repeated bytes anywhere is parsed with the same exactness."""
+    raw = path.read_bytes()
+    start = data.draw(st.integers(0, len(raw)))
+    end = data.draw(st.integers(start, min(len(raw), start + 200)))
+    inserted = data.draw(st.one_of(BROKEN_MAIL, st.just(raw[start:end] * 2), st.binary(max_size=20)))
+    assert_promises_hold(raw[:start] + inserted + raw[end:])
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_a_mapped_file_is_parsed_as_its_bytes_are(path: Path) -> None:
+    """A memoryview of a mapped file gives the same JSON as the file's bytes."""
+    raw = path.read_bytes()
+    if not raw:
+        pytest.skip("an empty file cannot be mapped")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)
+        message = parse(view)
+        json = message.to_json()
+        del message
+        view.release()
+    assert json == parse(raw).to_json()
+
+
+def test_a_mail_cut_anywhere_is_parsed() -> None:
+    """A message that ends anywhere, as after a lost connection, is parsed with what is there."""
+    raw = max((path.read_bytes() for path in CORPUS), key=lambda raw: raw.count(b"Content-Type"))
+    for end in range(0, len(raw), 3):
+        assert_promises_hold(raw[:end])
+
+
+def test_a_view_of_other_items_than_bytes_is_parsed() -> None:
+    """A memoryview with gaps or of larger items is read as the bytes it stands for."""
+    raw = b"Subject: x\r\n\r\nbody"
+    spread = memoryview(b"".join(bytes([byte, 0]) for byte in raw))[::2]
+    assert parse(spread).subject == "x"
