@@ -124,7 +124,7 @@ def default(raw: bytes) -> None:
 
 def seconds_each(work: Callable[[bytes], None], mails: Sequence[bytes], *, budget: float) -> float:
     """Return the median over rounds of the time for one message."""
-    rounds = []
+    rounds: list[float] = []
     deadline = time.perf_counter() + budget
     while len(rounds) < 3 or time.perf_counter() < deadline:
         begin = time.perf_counter()

@@ -10,7 +10,6 @@ from pipelines import charset, limits, transfer
 from pipelines.defects import Code, Defects
 from pipelines.part import Part
 
-
 _META_CHARSET = re.compile(rb"<meta[^<>]{0,200}?charset=[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 
 

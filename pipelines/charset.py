@@ -62,6 +62,10 @@ _LARGER = {
     "latin_1": ("cp1252", "latin_1"),
 }
 
+# Bytes beyond ASCII from which a charset can be told; fewer are most likely a few Western accents.
+_ENOUGH_TO_DETECT = 8
+_ASCII = bytes(range(128))
+
 # Codecs whose text may hold surrogates.
 _MAY_HOLD_SURROGATES = frozenset({"utf_7", "utf_16", "utf_16_be", "utf_16_le"})
 
@@ -178,13 +182,20 @@ def _cleaned(text: str, codec: str) -> str:
 
 def _detect(data: bytes) -> str | None:
     """Find out a charset from a sample around the first byte beyond ASCII."""
-    from charset_normalizer import from_bytes
-
     start = len(data) - len(data.lstrip(_ASCII))
     begin = max(0, start - limits.CHARSET_SAMPLE_BYTES // 4)
     sample = data[begin : begin + limits.CHARSET_SAMPLE_BYTES]
-    best = from_bytes(sample, cp_isolation=_DETECTABLE, preemptive_behaviour=False).best()
-    return None if best is None else best.encoding
+    if len(sample.translate(None, _ASCII)) < _ENOUGH_TO_DETECT:
+        return None
+    from charset_normalizer import from_bytes
 
-
-_ASCII = bytes(range(128))
+    matches = from_bytes(sample, cp_isolation=_DETECTABLE, preemptive_behaviour=False)
+    best = matches.best()
+    if best is None:
+        return None
+    # Western and Central European texts look alike to the detector; then the more frequent one is taken.
+    western = any(
+        match.encoding == "cp1252" and match.chaos <= best.chaos and match.coherence >= best.coherence - 0.05
+        for match in matches
+    )
+    return "cp1252" if western or "cp1252" in best.could_be_from_charset else best.encoding

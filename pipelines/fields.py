@@ -105,10 +105,12 @@ def _split(block: bytes, *, start: int, body: int, where: str, defects: Defects)
             defects.add(Code.MIXED_LINE_ENDS, f"{where}: a lone CR among the headers was read as a line end")
         text = text.rstrip(b"\r")
     fields: list[Field] = []
-    expected = 0
+    expected, last_known = 0, -1
     for match in _FIELD.finditer(text):
         if match.start() > expected:
-            if _WELL_KNOWN.search(text, expected) is None:
+            if last_known == -1:
+                last_known = max((found.start() for found in _WELL_KNOWN.finditer(text)), default=0)
+            if last_known < expected:
                 break
             defects.add(Code.JUNK_IN_HEADERS, f"{where}: lines among the headers that are none were skipped")
         if len(fields) == limits.HEADER_COUNT:

@@ -51,7 +51,8 @@ def parse(
     taken for UTC. `raw` is kept as it is and must not change afterwards; the parts of the message are slices of
     it. What is wrong with the message stands in its `defects`.
     """
-    digest = hashlib.sha256(raw).hexdigest()
+    octets = Octets(raw)
+    digest = hashlib.sha256(octets.view(0, len(octets))).hexdigest()
     if received_at is not None and received_at.tzinfo is None:
         received_at = received_at.replace(tzinfo=UTC)
     defects = Defects()
@@ -61,11 +62,11 @@ def parse(
         source=source or Source(),
         raw=raw,
         digest=digest,
-        size=len(raw) if isinstance(raw, bytes) else raw.nbytes,
+        size=len(octets),
         received_at=received_at,
     )
     try:
-        return _read(known, defects)
+        return _read(_readable(octets, defects), known, defects)
     except Exception as error:  # The promise of this module.
         defects.add(Code.PARSER_FAILED, f"{type(error).__name__}: only the raw message is to be had")
         return Message(**known, defects=defects.found())
@@ -83,8 +84,7 @@ class _Known(TypedDict):
     received_at: datetime | None
 
 
-def _read(known: _Known, defects: Defects) -> Message:
-    octets = _octets(known["raw"], defects)
+def _read(octets: Octets, known: _Known, defects: Defects) -> Message:
     if not len(octets):
         defects.add(Code.EMPTY_MESSAGE, "message: it has no byte")
     head = read_head(octets, 0, len(octets), defects=defects)
@@ -109,9 +109,8 @@ def _read(known: _Known, defects: Defects) -> Message:
     )
 
 
-def _octets(raw: bytes | memoryview, defects: Defects) -> Octets:
-    """Return the bytes to search; a message that ends all its lines with a lone CR is read with LF instead."""
-    octets = Octets(raw)
+def _readable(octets: Octets, defects: Defects) -> Octets:
+    """Return the bytes to read; of a message that ends all its lines with a lone CR, a copy with LF instead."""
     if octets.find(b"\n", 0, len(octets)) == -1 and octets.find(b"\r", 0, len(octets)) != -1:
         defects.add(Code.MIXED_LINE_ENDS, "message: all lines end with a lone CR")
         return Octets(octets.take(0, len(octets)).replace(b"\r", b"\n"))

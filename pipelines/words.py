@@ -24,7 +24,6 @@ _START = re.compile(r"=\?([^?\s]{1,75})\?([bBqQ])\?")
 class _Word(NamedTuple):
     charset: str
     data: bytes
-    source: str
 
 
 def decode_words(text: str, *, where: str, defects: Defects) -> str:
@@ -44,7 +43,18 @@ def decode_words(text: str, *, where: str, defects: Defects) -> str:
         if not run or (between and not between.isspace()):
             pieces += [_decode_run(run, where=where, defects=defects), between]
             run = []
-        run.append(word)
+        if charset.lookup(word.charset) is None:
+            defects.add(
+                Code.ENCODED_WORD_DAMAGED, f"{where}: a word in an unknown charset was left undecoded"
+            )
+            pieces += [
+                _decode_run(run, where=where, defects=defects),
+                between if run else "",
+                text[start:end],
+            ]
+            run = []
+        else:
+            run.append(word)
         position = end
         count += 1
         if count == limits.ENCODED_WORDS:
@@ -71,7 +81,7 @@ def _next_word(text: str, position: int) -> tuple[int, int, _Word] | None:
             data = transfer.decode_base64(encoded).data
         else:
             data = binascii.a2b_qp(encoded, header=True)
-        return start, end + 2, _Word(name, data, text[start : end + 2])
+        return start, end + 2, _Word(name, data)
     return None
 
 
@@ -90,11 +100,6 @@ def _decode_run(run: list[_Word], *, where: str, defects: Defects) -> str:
 
 
 def _decode_one(words: list[_Word], *, where: str, defects: Defects) -> str:
-    if charset.lookup(words[0].charset) is None:
-        defects.add(
-            Code.ENCODED_WORD_DAMAGED, f"{where}: an encoded word in an unknown charset was left undecoded"
-        )
-        return " ".join(word.source for word in words)
     decoded = charset.decode(b"".join(word.data for word in words), words[0].charset, detect=False)
     if decoded.problem is not None:
         detail = f"{where}: an encoded word is not in its charset and was read as {decoded.codec}"

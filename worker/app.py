@@ -22,7 +22,7 @@ from worker.errors import Misconfigured
 class Loader(AppLoader):  # type: ignore[misc]  # celery has no types
     """Hands Celery its configuration when it first asks."""
 
-    def read_configuration(self, fail_silently: bool = True) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002
+    def read_configuration(self, fail_silently: bool = True) -> dict[str, Any]:  # noqa: ARG002
         """The whole configuration of Celery, each setting with its reason."""
         return configuration(settings.load(os.environ, cwd=Path.cwd()))
 
@@ -72,7 +72,7 @@ def configuration(said: settings.Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         # A typo in a route fails at once.
         "task_create_missing_queues": False,
-        "task_queues": [Queue("pull"), Queue("deliver"), Queue("maintenance")],
+        "task_queues": [Queue(name) for name in ("pull", "deliver", "maintenance")],  # type: ignore[no-untyped-call]
         "task_default_queue": "maintenance",
         "task_routes": {"mailquay.pull": "pull", "mailquay.deliver": "deliver"},
         "task_annotations": {

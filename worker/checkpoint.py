@@ -1,8 +1,8 @@
 """Checkpoints: how far each folder of a mailbox has been handed over to the spool.
 
-A checkpoint lives in Redis and moves only forward, only after the spool has the messages durably, and only under a
-lease: a stale fence cannot move it. A copy (`export`) is kept beside the spool, because a flushed Redis must not make
-an old mailbox look new. What was noted here too: messages to pull once more, and messages the server may now settle.
+A checkpoint lives in Redis and moves only forward, only after the spool has the messages durably, and only under the
+fence of a lease that is held: a stale one cannot move it. A copy (`export`) is kept beside the spool, because a flushed
+Redis must not make an old mailbox look new. What was noted here too: messages to pull once more, and messages the server may now settle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import orjson
 
 from worker import state
 from worker.errors import LeaseLost
-from worker.lease import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,9 @@ class Checkpoints:
         if text is None:
             return None
         uidvalidity, uid = orjson.loads(text)
-        uidls = cast("set[str]", self._client.smembers(state.uidls_key(mailbox))) if uidvalidity is None else ()
+        uidls = (
+            cast("set[str]", self._client.smembers(state.uidls_key(mailbox))) if uidvalidity is None else ()
+        )
         return Checkpoint(uidvalidity, uid, frozenset(uidls))
 
     def known(self, mailbox: str) -> bool:
@@ -68,7 +69,7 @@ class Checkpoints:
 
     def move(
         self,
-        lease: Lease,
+        fence: int,
         mailbox: str,
         folder: str,
         *,
@@ -79,44 +80,51 @@ class Checkpoints:
         """Record that everything up to `uid`, or these `uidls`, is durably in the spool.
 
         Raises:
-            LeaseLost: another holder has written since; nothing was recorded.
+            LeaseLost: `fence` is not that of the lease on the mailbox; nothing was recorded.
         """
         moved = self._client.register_script(state.MOVE_CHECKPOINT)(
-            keys=[state.checkpoint_key(mailbox), state.uidls_key(mailbox)],
-            args=[lease.fence, f"folder:{folder}", orjson.dumps([uidvalidity, uid]), *uidls],
+            keys=[
+                state.checkpoint_key(mailbox),
+                state.uidls_key(mailbox),
+                state.lease_key(state.mailbox_lease(mailbox)),
+            ],
+            args=[fence, f"folder:{folder}", orjson.dumps([uidvalidity, uid]), *uidls],
         )
         if not moved:
             raise LeaseLost(
-                "the checkpoint was moved by a newer holder of the lease; it goes on there", mailbox=mailbox
+                "the lease on it is not held any more; the next pull goes on from the last checkpoint",
+                mailbox=mailbox,
             )
 
-    def forget_uidls(self, lease: Lease, mailbox: str, uidls: Sequence[str]) -> None:
+    def forget_uidls(self, fence: int, mailbox: str, uidls: Sequence[str]) -> None:
         """Forget UIDLs that the server no longer lists, so that the set does not grow for ever."""
         if uidls:
             self._client.register_script(state.FORGET_UIDLS)(
-                keys=[state.checkpoint_key(mailbox), state.uidls_key(mailbox)], args=[lease.fence, *uidls]
+                keys=[state.uidls_key(mailbox), state.lease_key(state.mailbox_lease(mailbox))],
+                args=[fence, *uidls],
             )
 
     def export(self, mailbox: str) -> dict[str, Any]:
-        """Everything `restore` needs, as plain JSON."""
+        """Everything `restore` needs, as plain JSON; no folders when there is nothing (any more) to keep."""
+        # The set comes first: if Redis is flushed in between, there are no folders, and not folders without their set.
+        uidls = cast("set[str]", self._client.smembers(state.uidls_key(mailbox)))
         fields = cast("dict[str, str]", self._client.hgetall(state.checkpoint_key(mailbox)))
         folders = {
             name.removeprefix("folder:"): orjson.loads(text)
             for name, text in sorted(fields.items())
             if name.startswith("folder:")
         }
-        uidls = cast("set[str]", self._client.smembers(state.uidls_key(mailbox)))
         return {"folders": folders, "uidls": sorted(uidls)}
 
-    def restore(self, lease: Lease, mailbox: str, exported: Mapping[str, Any]) -> None:
+    def restore(self, fence: int, mailbox: str, exported: Mapping[str, Any]) -> None:
         """Bring back what `export` gave: an older state only means repeats under the same ids.
 
         Raises:
-            LeaseLost: another holder has written since.
+            LeaseLost: the lease is not held any more.
         """
         for folder, (uidvalidity, uid) in exported["folders"].items():
             uidls = exported["uidls"] if uidvalidity is None else ()
-            self.move(lease, mailbox, folder, uidvalidity=uidvalidity, uid=uid, uidls=uidls)
+            self.move(fence, mailbox, folder, uidvalidity=uidvalidity, uid=uid, uidls=uidls)
 
     def ask_again(self, mailbox: str, places: Iterable[Place]) -> None:
         """Note messages that the next pull must fetch once more."""

@@ -97,11 +97,15 @@ def _receipts(quay: Quay, opened: OpenBatch) -> Receipts:
         else:
             messages[entry.id] = message
     owed = {
-        output: [messages[entry.id] for entry in batch.entries if output in entry.owed and entry.id in messages]
+        output: [
+            messages[entry.id] for entry in batch.entries if output in entry.owed and entry.id in messages
+        ]
         for output in due
     }
     for output, answers in _asked(quay, owed).items():
-        receipts |= {(message.id, output): answer for message, answer in zip(owed[output], answers, strict=True)}
+        receipts |= {
+            (message.id, output): answer for message, answer in zip(owed[output], answers, strict=True)
+        }
     return receipts
 
 
@@ -146,7 +150,7 @@ def _answers(quay: Quay, name: str, messages: Sequence[Message]) -> list[Receipt
             receipts.extend(answers)
     except Misconfigured as error:
         receipts.extend([Retry(error.sentence)] * (len(messages) - len(receipts)))
-    except Exception as error:  # noqa: BLE001  (an output is somebody else's code; unknown errors are retries)
+    except Exception as error:
         quay.forget_output(name)
         reason = f"output {name} failed with {type(error).__name__}"
         if isinstance(error, OSError) and error.strerror:
@@ -155,7 +159,9 @@ def _answers(quay: Quay, name: str, messages: Sequence[Message]) -> list[Receipt
     return receipts
 
 
-def _conclude(quay: Quay, ticket: Ticket, opened: OpenBatch, receipts: Receipts, delivered: Delivered) -> None:
+def _conclude(
+    quay: Quay, ticket: Ticket, opened: OpenBatch, receipts: Receipts, delivered: Delivered
+) -> None:
     """Write what follows, in the order in which a crash between two lines only repeats and never loses."""
     batch = opened.batch
     follows = owing(batch, receipts, now=quay.clock(), jitter=quay.jitter)
@@ -210,7 +216,10 @@ def _set_apart(quay: Quay, ticket: Ticket, opened: OpenBatch, delivered: Deliver
     """Cut a batch that goes on killing its process into single messages; a single one waits for a person."""
     batch = opened.batch
     if len(batch.entries) == 1:
-        delivered.failed, delivered.trouble = 1, f"it killed its process {ATTEMPTS} times while it was delivered"
+        delivered.failed, delivered.trouble = (
+            1,
+            f"it killed its process {ATTEMPTS} times while it was delivered",
+        )
         quay.standings.count(batch.mailbox, "failed", 1)
         quay.spool.fail(ticket, f"the message {batch.entries[0].id} was set aside: {delivered.trouble}")
         return
@@ -219,7 +228,9 @@ def _set_apart(quay: Quay, ticket: Ticket, opened: OpenBatch, delivered: Deliver
         _spool_again(quay, opened, single, due=int(quay.clock()))
     quay.spool.remove(ticket)
     delivered.again = len(batch.entries)
-    delivered.trouble = f"its batch was begun {ATTEMPTS} times and never ended; it is tried message by message"
+    delivered.trouble = (
+        f"its batch was begun {ATTEMPTS} times and never ended; it is tried message by message"
+    )
 
 
 def _note_settled(quay: Quay, batch: Batch, done: Sequence[Entry]) -> None:

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from worker.errors import Misconfigured
 
@@ -84,8 +86,13 @@ def _socket(folder: Path) -> Path:
     return short / "valkey.sock"
 
 
+def _client(socket: Path, seconds: float) -> redis.Redis:
+    # No retries: a server that is not there yet, or not any more, is the answer.
+    return redis.Redis(unix_socket_path=str(socket), socket_timeout=seconds, retry=Retry(NoBackoff(), 0))
+
+
 def _answers(socket: Path) -> bool:
-    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=2)
+    client = _client(socket, 2)
     try:
         return bool(client.ping())
     except redis.BusyLoadingError:
@@ -127,7 +134,7 @@ def _start(folder: Path, socket: Path) -> subprocess.Popen[bytes]:
 
 def _stop(socket: Path) -> None:
     """End the server in order and wait until it is gone, so that the next one finds its file whole."""
-    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=_STOP_SECONDS)
+    client = _client(socket, _STOP_SECONDS)
     try:
         pid = int(client.info("server")["process_id"])
         client.shutdown(nosave=True)

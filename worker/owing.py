@@ -69,7 +69,9 @@ def owing(batch: Batch, receipts: Receipts, *, now: float, jitter: Callable[[], 
             elif isinstance(receipt, Retry) and now - states[output].since > RETRY_FOR_SECONDS:
                 failed = True
                 failures.append(
-                    Failure(entry, output, f"not accepted in {RETRY_FOR_SECONDS // 86400} days: {receipt.reason}")
+                    Failure(
+                        entry, output, f"not accepted in {RETRY_FOR_SECONDS // 86400} days: {receipt.reason}"
+                    )
                 )
             else:
                 still.append(output)
@@ -99,7 +101,9 @@ def _state(
     ]
     if not retries:
         return before
-    asked_for = max((receipt.not_before.timestamp() for receipt in retries if receipt.not_before), default=0.0)
+    asked_for = max(
+        (receipt.not_before.timestamp() for receipt in retries if receipt.not_before), default=0.0
+    )
     backed_off = now + min(_LONGEST_RETRY_SECONDS, 2.0**before.attempts) * jitter()
     return OutputState(
         attempts=before.attempts + 1,

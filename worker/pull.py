@@ -8,8 +8,11 @@ comes with the same id. It reads top to bottom like section 3 of the architectur
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import structlog
 
@@ -43,6 +46,27 @@ class Pulled:
     trouble: MailquayError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What belongs to one pull from its beginning to its end."""
+
+    quay: Quay
+    mailbox: Mailbox
+    lease: Lease
+    ring: Ring
+    deadline: float
+    pulled: Pulled
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A batch as it was spooled; no ticket when nothing came. `left_out`: the server kept messages back."""
+
+    batch: Batch
+    ticket: Ticket | None
+    left_out: Incomplete | None
+
+
 def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("inf")) -> Pulled:
     """Pull a mailbox, record how it stands, and park it when something is wrong; raises nothing of `worker.errors`.
 
@@ -55,7 +79,7 @@ def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("i
             if lease is None:
                 pulled.busy = True
                 return pulled
-            _pull(quay, mailbox, lease, pulled, ring, deadline)
+            _pull(Errand(quay, mailbox, lease, ring, deadline, pulled))
             quay.standings.well(mailbox.name, quay.clock())
     except MailquayError as error:
         pulled.trouble = error
@@ -65,36 +89,40 @@ def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("i
     return pulled
 
 
-def _pull(quay: Quay, mailbox: Mailbox, lease: Lease, pulled: Pulled, ring: Ring, deadline: float) -> None:
-    _recall(quay, mailbox, lease)
+def _pull(errand: Errand) -> None:
+    quay, mailbox = errand.quay, errand.mailbox
+    _recall(errand)
     source = _signed_in(quay, mailbox)
     try:
         settled: list[Place] = []
         for folder in mailbox.folders:
             opened = source.open(folder, writable=mailbox.after.action != "keep")
-            checkpoint = _checkpoint(quay, mailbox, lease, source, opened)
-            _pull_again(quay, mailbox, lease, source, opened, pulled, ring)
+            checkpoint = _checkpoint(errand, source, opened)
+            _pull_again(errand, source, opened)
             for window in source.new(opened, after=checkpoint.uid, seen=checkpoint.uidls):
-                for ticket in _spooled(quay, mailbox, lease, source, opened, window, pulled):
-                    ring(ticket)
-                    if time.monotonic() > deadline:
-                        pulled.more = True
-                        return
-            settled += _settle(quay, mailbox, source, opened)
-            quay.checkpoints.forget_uidls(lease, mailbox.name, source.gone(opened, checkpoint.uidls))
+                _bring(errand, source, opened, window)
+                if errand.pulled.more:
+                    return
+            settled += _settle(errand, source, opened)
+            quay.checkpoints.forget_uidls(
+                errand.lease.fence, mailbox.name, source.gone(opened, checkpoint.uidls)
+            )
         source.finish()
         quay.checkpoints.settled(mailbox.name, settled)
     finally:
         source.close()
-        if pulled.batches:
+        if errand.pulled.batches:
             quay.spool.remember(mailbox.name, quay.checkpoints.export(mailbox.name))
 
 
-def _recall(quay: Quay, mailbox: Mailbox, lease: Lease) -> None:
+def _recall(errand: Errand) -> None:
     """Bring checkpoints back that a flushed Redis has lost: else an old mailbox would look new and skip its mail."""
-    if not quay.checkpoints.known(mailbox.name) and (note := quay.spool.recall(mailbox.name)):
-        log.warning("checkpoint.restored", reason="Redis had lost it; repeats carry the same ids")
-        quay.checkpoints.restore(lease, mailbox.name, note)
+    quay, name = errand.quay, errand.mailbox.name
+    if not quay.checkpoints.known(name) and (note := quay.spool.recall(name)):
+        log.warning(
+            "checkpoint.restored", mailbox=name, reason="Redis had lost it; repeats carry the same ids"
+        )
+        quay.checkpoints.restore(errand.lease.fence, name, note)
 
 
 def _signed_in(quay: Quay, mailbox: Mailbox) -> Source:
@@ -107,105 +135,92 @@ def _signed_in(quay: Quay, mailbox: Mailbox) -> Source:
         return quay.source(mailbox, renewed=True)
 
 
-def _checkpoint(quay: Quay, mailbox: Mailbox, lease: Lease, source: Source, opened: Opened) -> Checkpoint:
+def _checkpoint(errand: Errand, source: Source, opened: Opened) -> Checkpoint:
     """How far this folder is; a new one begins where SINCE says, and that is recorded before anything else."""
+    quay, mailbox = errand.quay, errand.mailbox
     found = quay.checkpoints.load(mailbox.name, opened.folder)
     if found and found.uidvalidity == opened.uidvalidity:
         return found
     uid, uidls = 0, frozenset[str]()
     if found:
         # RFC 3501 section 2.3.1.1: the old uids mean nothing any more. All is pulled again, so that nothing is lost.
-        log.warning("folder.renumbered", folder=opened.folder, reason="the server changed UIDVALIDITY")
+        log.warning("folder.renumbered", mailbox=mailbox.name, folder=opened.folder, reason="new UIDVALIDITY")
     elif mailbox.since.kind != "all":
         start = mailbox.since.start(quay.now())
         uid, uidls = source.start(opened, start.date() if start and mailbox.since.kind != "now" else None)
     quay.checkpoints.move(
-        lease, mailbox.name, opened.folder, uidvalidity=opened.uidvalidity, uid=uid, uidls=sorted(uidls)
+        errand.lease.fence,
+        mailbox.name,
+        opened.folder,
+        uidvalidity=opened.uidvalidity,
+        uid=uid,
+        uidls=sorted(uidls),
     )
     quay.spool.remember(mailbox.name, quay.checkpoints.export(mailbox.name))
     return Checkpoint(opened.uidvalidity, uid, uidls)
 
 
-def _spooled(
-    quay: Quay,
-    mailbox: Mailbox,
-    lease: Lease,
-    source: Source,
-    opened: Opened,
-    refs: Sequence[Ref],
-    pulled: Pulled,
-    *,
-    again: bool = False,
-) -> Iterator[Ticket]:
-    """Fetch messages and spool them batch by batch; behind each batch the checkpoint moves, unless they come `again`."""
-    limits = quay.settings
-    for group, fetched in source.fetch(grouped(refs, messages=limits.batch_messages, octets=limits.batch_size)):
-        batch, ticket, left_out = _spool(quay, mailbox, lease, opened, group, fetched)
-        if ticket and not again:
-            uids = [entry.uid for entry in batch.entries if entry.uid]
-            uidls = [entry.uidl for entry in batch.entries if entry.uidl]
-            quay.checkpoints.move(
-                lease,
-                mailbox.name,
-                opened.folder,
-                uidvalidity=opened.uidvalidity,
-                uid=max(uids, default=0),
-                uidls=uidls,
-            )
-        if ticket:
-            pulled.messages += len(batch.entries)
-            pulled.octets += sum(entry.size for entry in batch.entries)
-            pulled.batches += 1
-            quay.standings.count(mailbox.name, "pulled", len(batch.entries))
-            yield ticket
-        if left_out:
-            raise left_out
+def _bring(
+    errand: Errand, source: Source, opened: Opened, refs: Sequence[Ref], *, again: bool = False
+) -> None:
+    """Fetch messages and spool them batch by batch: one batch is written while the next one is on the wire."""
+    limits = errand.quay.settings
+    groups = grouped(refs, messages=limits.batch_messages, octets=limits.batch_size)
+    with ThreadPoolExecutor(1, thread_name_prefix="spool") as hand:
+        writing: Future[Spooled] | None = None
+        try:
+            for group, fetched in source.fetch(groups):
+                huge = group[0].size > limits.batch_size
+                messages = fetched if huge else _in_memory(fetched)
+                written, writing = writing, None
+                _hand_over(errand, opened, written, again=again)
+                writing = hand.submit(_spool, errand, opened, group, messages)
+                if huge:
+                    # It goes straight from the wire to the file, so the wire belongs to the writing thread.
+                    wait([writing])
+                if time.monotonic() > errand.deadline:
+                    errand.pulled.more = True
+                    return
+        finally:
+            # Whatever happened on the wire: what was written counts.
+            _hand_over(errand, opened, writing, again=again)
 
 
-def _spool(
-    quay: Quay,
-    mailbox: Mailbox,
-    lease: Lease,
-    opened: Opened,
-    group: Sequence[Ref],
-    fetched: Iterator[Fetched],
-) -> tuple[Batch, Ticket | None, Incomplete | None]:
+def _in_memory(fetched: Iterable[Fetched]) -> list[Fetched]:
+    """Read a group off the wire. Messages that the server left out are missed when the batch is written."""
+    messages: list[Fetched] = []
+    with suppress(Incomplete):
+        messages.extend(replace(message, chunks=tuple(message.chunks)) for message in fetched)
+    return messages
+
+
+def _spool(errand: Errand, opened: Opened, group: Sequence[Ref], messages: Iterable[Fetched]) -> Spooled:
     """One durable batch of what the server gave. What it left out ends the batch: the checkpoint must not pass it."""
-    planned = tuple(_entry(mailbox, opened, ref) for ref in group)
-    quay.spool.check_room()
+    quay, mailbox = errand.quay, errand.mailbox
+    planned = {ref: _entry(mailbox, opened, ref) for ref in group}
     plan = Batch(
-        batch_id([entry.id for entry in planned]),
+        batch_id([entry.id for entry in planned.values()]),
         mailbox.name,
         opened.folder,
         opened.uidvalidity,
         created=int(quay.clock()),
-        entries=planned,
+        entries=tuple(planned.values()),
     )
-    written: dict[Ref, Entry] = {}
-    left_out: Incomplete | None = None
+    quay.spool.check_room()
     with quay.spool.new(plan) as writer:
-        try:
-            for message in fetched:
-                entry = _entry(mailbox, opened, message.ref)
+        written: dict[Ref, Entry] = {}
+        with suppress(Incomplete):
+            for message in messages:
                 received = message.received.isoformat() if message.received else None
-                written[message.ref] = writer.add(
-                    replace(entry, flags=message.flags, received=received), message.chunks
-                )
-        except Incomplete as error:
-            left_out = error
-        whole = []
-        for ref in group:
-            if ref not in written:
-                break
-            whole.append(written[ref])
-        if len(whole) < len(group) and left_out is None:
-            # Whatever a source does, the checkpoint must not pass a message that it did not bring.
-            left_out = Incomplete(f"{len(group) - len(whole)} of {len(group)} messages did not arrive")
-        batch = replace(plan, entries=tuple(whole))
-        if not whole:
-            return batch, None, left_out
-        lease.check()
-        return batch, writer.commit(batch, due=batch.created), left_out
+                entry = replace(planned[message.ref], flags=message.flags, received=received)
+                written[message.ref] = writer.add(entry, message.chunks)
+        whole = list(takewhile(lambda ref: ref in written, group))
+        left_out = None
+        if len(whole) < len(group):
+            left_out = Incomplete(f"the server left out {len(group) - len(whole)} of {len(group)} messages")
+        batch = replace(plan, entries=tuple(written[ref] for ref in whole))
+        errand.lease.check()
+        return Spooled(batch, writer.commit(batch, due=batch.created) if whole else None, left_out)
 
 
 def _entry(mailbox: Mailbox, opened: Opened, ref: Ref) -> Entry:
@@ -216,35 +231,53 @@ def _entry(mailbox: Mailbox, opened: Opened, ref: Ref) -> Entry:
     return Entry(message_id, uid=ref.uid, uidl=ref.uidl, owed=tuple(mailbox.outputs))
 
 
-def _pull_again(
-    quay: Quay,
-    mailbox: Mailbox,
-    lease: Lease,
-    source: Source,
-    opened: Opened,
-    pulled: Pulled,
-    ring: Ring,
-) -> None:
+def _hand_over(errand: Errand, opened: Opened, writing: Future[Spooled] | None, *, again: bool) -> None:
+    """Behind a durable batch the checkpoint moves, unless it came `again`; then the bell is rung."""
+    if writing is None:
+        return
+    spooled = writing.result()
+    entries, name = spooled.batch.entries, errand.mailbox.name
+    if spooled.ticket and not again:
+        errand.quay.checkpoints.move(
+            errand.lease.fence,
+            name,
+            opened.folder,
+            uidvalidity=opened.uidvalidity,
+            uid=max((entry.uid for entry in entries if entry.uid), default=0),
+            uidls=[entry.uidl for entry in entries if entry.uidl],
+        )
+    if spooled.ticket:
+        errand.pulled.messages += len(entries)
+        errand.pulled.octets += sum(entry.size for entry in entries)
+        errand.pulled.batches += 1
+        errand.quay.standings.count(name, "pulled", len(entries))
+        errand.ring(spooled.ticket)
+    if spooled.left_out:
+        raise spooled.left_out
+
+
+def _pull_again(errand: Errand, source: Source, opened: Opened) -> None:
     """Fetch once more what a damaged batch had held, without moving the checkpoint."""
-    places = [place for place in quay.checkpoints.to_pull_again(mailbox.name) if _lies_in(place, opened)]
+    checkpoints, name = errand.quay.checkpoints, errand.mailbox.name
+    places = [place for place in checkpoints.to_pull_again(name) if _lies_in(place, opened)]
     if not places:
         return
     refs = _found(source, opened, places)
-    for ticket in _spooled(quay, mailbox, lease, source, opened, refs, pulled, again=True):
-        ring(ticket)
+    _bring(errand, source, opened, refs, again=True)
     if len(refs) < len(places):
-        log.error("again.gone", folder=opened.folder, messages=len(places) - len(refs))
-    quay.checkpoints.pulled_again(mailbox.name, places)
+        log.error("again.gone", mailbox=name, folder=opened.folder, messages=len(places) - len(refs))
+    checkpoints.pulled_again(name, places)
 
 
-def _settle(quay: Quay, mailbox: Mailbox, source: Source, opened: Opened) -> list[Place]:
+def _settle(errand: Errand, source: Source, opened: Opened) -> list[Place]:
     """Mark, move or delete what deliver has noted, in one command; the caller strikes it off after the session's end."""
-    if mailbox.after.action == "keep":
+    after = errand.mailbox.after
+    if after.action == "keep":
         return []
-    places = [place for place in quay.checkpoints.to_settle(mailbox.name) if _lies_in(place, opened)]
+    noted = errand.quay.checkpoints.to_settle(errand.mailbox.name)
+    places = [place for place in noted if _lies_in(place, opened)]
     if refs := _found(source, opened, places):
-        action = mailbox.after.action
-        source.settle(refs, f"move:{mailbox.after.folder}" if action == "move" else action)
+        source.settle(refs, f"move:{after.folder}" if after.action == "move" else after.action)
     return places
 
 

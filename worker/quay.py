@@ -72,7 +72,9 @@ class Quay:
         """
         path = self.settings.token_keys_file
         keys = (
-            keys_in(path, create=False) if path else keys_in(self.settings.data_dir / "token_keys", create=True)
+            keys_in(path, create=False)
+            if path
+            else keys_in(self.settings.data_dir / "token_keys", create=True)
         )
         return TokenStore(self.client, Seal(keys))
 
@@ -123,7 +125,9 @@ class Quay:
         if mailbox not in self._pipelines:
             found = self.settings.mailboxes.get(mailbox)
             if found is None:
-                raise Misconfigured(f"the mailbox {mailbox} is not configured any more; its batches wait for it")
+                raise Misconfigured(
+                    f"the mailbox {mailbox} is not configured any more; its batches wait for it"
+                )
             self._pipelines[mailbox] = Pipeline([self._stage(name) for name in found.stages])
         return self._pipelines[mailbox]
 

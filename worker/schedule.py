@@ -89,7 +89,8 @@ class MailboxScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
             if mailbox.enabled
         }
         quay.timetable.sync(
-            {**mailboxes, SWEEP: quay.settings.sweep_every.total_seconds(), KEEP_ALIVE: _KEEP_ALIVE_SECONDS}, now
+            {**mailboxes, SWEEP: quay.settings.sweep_every.total_seconds(), KEEP_ALIVE: _KEEP_ALIVE_SECONDS},
+            now,
         )
         self._synced = True
         if not mailboxes:

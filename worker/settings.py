@@ -26,6 +26,7 @@ from worker.env import Entry, Section
 from worker.errors import ConfigurationError, Misconfigured, Problem
 from worker.mailbox import LocalFile, LocalPath, Mailbox, Tenant, Text, lower
 from worker.sources.providers import PROVIDERS
+from worker.tokens import Registration
 
 __all__ = [
     "Entra",
@@ -204,15 +205,6 @@ class StageSettings:
     options: StageOptions
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """The application that signs in for a mailbox, and where."""
-
-    client_id: str
-    authority: str
-    ca_file: Path | None
-
-
 class Settings(General):
     """Everything that Mailquay was told. Without any mailbox it is valid too: the program says what to do next."""
 
@@ -234,7 +226,8 @@ class Settings(General):
         provider = PROVIDERS[mailbox.provider]
         tenant = mailbox.tenant or provider.tenant or self.entra.tenant
         authority = self.entra.authority or provider.authority.format(tenant=tenant)
-        return Registration(mailbox.client_id, authority, self.entra.ca_file)
+        ca_file = None if self.entra.ca_file is None else str(self.entra.ca_file)
+        return Registration(mailbox.client_id, authority, ca_file)
 
 
 def load(environ: Mapping[str, str], *, cwd: Path) -> Settings:

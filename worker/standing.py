@@ -76,4 +76,4 @@ class Standings:
         return int(self._client.hincrby(state.standing_key(mailbox), counter, more))
 
     def _set(self, mailbox: str, fields: Mapping[str, str | float]) -> None:
-        self._client.hset(state.standing_key(mailbox), mapping={**fields})
+        self._client.hset(state.standing_key(mailbox), mapping=fields)  # type: ignore[arg-type]  # redis-py wants its own union

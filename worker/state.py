@@ -38,8 +38,13 @@ def lease_key(what: str) -> str:
     return f"{PREFIX}lease:{what}"
 
 
+def mailbox_lease(mailbox: str) -> str:
+    """What is leased by whoever works on a mailbox."""
+    return f"mailbox:{mailbox}"
+
+
 def checkpoint_key(mailbox: str) -> str:
-    """Hash: `fence`, and `folder:NAME` -> JSON of the checkpoint of that folder."""
+    """Hash: `folder:NAME` -> JSON of the checkpoint of that folder."""
     return f"{PREFIX}checkpoint:{{{mailbox}}}"
 
 
@@ -106,12 +111,14 @@ return redis.call('DEL', KEYS[1])
 """
 
 MOVE_CHECKPOINT = """
--- Moves the checkpoint of a folder, unless a holder with a higher fence has written since.
--- KEYS: 1 checkpoint (hash), 2 uidls (set)
+-- Moves the checkpoint of a folder, while the lease on its mailbox is held under this fence.
+-- KEYS: 1 checkpoint (hash), 2 uidls (set), 3 lease of the mailbox (string)
 -- ARGV: 1 fence, 2 field of the folder, 3 its new value as JSON, 4... UIDLs to add
--- Returns 1, or 0 for a stale fence: nothing was written.
-if tonumber(redis.call('HGET', KEYS[1], 'fence') or '0') > tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'fence', ARGV[1], ARGV[2], ARGV[3])
+-- Returns 1, or 0 when the lease ran out, was flushed, or is somebody else's: nothing was written.
+-- A holder that outlived a flush must not write either: what it knows of is less than what was flushed, and the next
+-- holder would take it for the whole.
+if redis.call('GET', KEYS[3]) ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 for i = 4, #ARGV, 1000 do
   redis.call('SADD', KEYS[2], unpack(ARGV, i, math.min(i + 999, #ARGV)))
 end
@@ -119,12 +126,11 @@ return 1
 """
 
 FORGET_UIDLS = """
--- Forgets UIDLs that the server no longer lists, unless a holder with a higher fence has written since.
--- KEYS: 1 checkpoint (hash), 2 uidls (set)     ARGV: 1 fence, 2... UIDLs to forget
-if tonumber(redis.call('HGET', KEYS[1], 'fence') or '0') > tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'fence', ARGV[1])
+-- Forgets UIDLs that the server no longer lists, while the lease on the mailbox is held under this fence.
+-- KEYS: 1 uidls (set), 2 lease of the mailbox (string)     ARGV: 1 fence, 2... UIDLs to forget
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 for i = 2, #ARGV, 1000 do
-  redis.call('SREM', KEYS[2], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+  redis.call('SREM', KEYS[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))
 end
 return 1
 """
@@ -167,7 +173,7 @@ if version ~= ARGV[1] then return 0 end
 local new = tonumber(version) + 1
 redis.call('HSET', KEYS[1], 'version', new, 'blob', ARGV[2])
 return new
-"""
+"""  # noqa: S105  (a script)
 
 
 class Client(redis.Redis):

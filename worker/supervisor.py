@@ -128,7 +128,7 @@ class Supervisor:
             try:
                 process.wait(timeout=max(0.1, give_up - self._clock()))
             except subprocess.TimeoutExpired:
-                log.error("role.killed", role=name, reason=f"it did not stop in {STOP_SECONDS:.0f} s")
+                log.warning("role.killed", role=name, reason=f"it did not stop in {STOP_SECONDS:.0f} s")
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:

@@ -52,9 +52,7 @@ class Timetable:
         within the new one. Any number of beats may call this with the same configuration.
         """
         known = cast("dict[str, str]", self._client.hgetall(state.EVERY))
-        armed = dict(
-            cast("list[tuple[str, float]]", self._client.zrange(state.DUE, 0, -1, withscores=True))
-        )
+        armed = dict(cast("list[tuple[str, float]]", self._client.zrange(state.DUE, 0, -1, withscores=True)))
         spelled = {
             entry: "cron"
             if interval is None
@@ -66,7 +64,7 @@ class Timetable:
             self._client.zrem(state.DUE, *removed)
             self._client.hdel(state.RUNG, *removed)
         if changed := {entry: text for entry, text in spelled.items() if known.get(entry) != text}:
-            self._client.hset(state.EVERY, mapping={**changed})
+            self._client.hset(state.EVERY, mapping=changed)  # type: ignore[arg-type]  # redis-py wants its own union
         latest = {entry: (now + (interval or 0)) * 1000 for entry, interval in wanted.items()}
         if due := {
             entry: now * 1000
@@ -103,9 +101,7 @@ class Timetable:
     def unanswered(self) -> list[Rung]:
         """The bells that nobody has answered yet, oldest first."""
         rung = cast("dict[str, str]", self._client.hgetall(state.RUNG))
-        found = [
-            Rung(entry, *(int(part) / 1000 for part in text.split(":"))) for entry, text in rung.items()
-        ]
+        found = [Rung(entry, *(int(part) / 1000 for part in text.split(":"))) for entry, text in rung.items()]
         return sorted(found, key=lambda bell: bell.first)
 
     def rung_again(self, bell: Rung, now: float) -> None:

@@ -22,7 +22,7 @@ FRAGMENTS = st.sampled_from(
         b"(", b")", b"<", b">", b"@", b"=", b"?=", b"=?", b"*", b"'", b"%", b"--", b"--b", b"--b--", b"\r\n--b\r\n",
         b"\r\n--b--\r\n", b"From ", b"From: ", b"To: ", b"Subject: ", b"Subject : ", b"Date: ", b"Message-ID: ",
         b"References: ", b"Content-Type: ", b"Content-Disposition: ", b"Content-Transfer-Encoding: ", b"Content-ID: ",
-        b"Content-Language: ", b"multipart/mixed; boundary=b", b"multipart/alternative; boundary=\"b\"",
+        b"Content-Language: ", b"multipart/mixed; boundary=b", b'multipart/alternative; boundary="b"',
         b"message/rfc822", b"text/plain", b"text/html", b"; charset=", b"utf-8", b"utf-7", b"iso-2022-jp", b"unknown",
         b"idna", b"; name*", b"; name*0*=utf-8''%C3", b"; filename=", b"base64", b"quoted-printable", b"attachment",
         b"=?utf-8?q?=C3?=", b"=?utf-8?b?w6k?=", b"=?x?q?y?=", b"=?utf-7?q?+2AA-?=", b"a@b", b"<a@b>", b"Team: ",
@@ -92,12 +92,11 @@ def test_damaged_corpus_mail_is_parsed_and_kept(path: Path, data: st.DataObject)
     assert_promises_hold(raw[:start] + inserted + raw[end:])
 
 
-@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+# An empty file cannot be mapped.
+@pytest.mark.parametrize("path", [path for path in CORPUS if path.stat().st_size], ids=lambda path: path.stem)
 def test_a_mapped_file_is_parsed_as_its_bytes_are(path: Path) -> None:
     """A memoryview of a mapped file gives the same JSON as the file's bytes."""
     raw = path.read_bytes()
-    if not raw:
-        pytest.skip("an empty file cannot be mapped")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         view = memoryview(mapped)
         message = parse(view)

@@ -10,7 +10,14 @@ from contextlib import contextmanager
 import click
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from worker import once
 from worker.cli.session import session
@@ -24,7 +31,9 @@ def command(*, as_json: bool) -> None:
     with session() as quay:
         enabled = [name for name, mailbox in quay.settings.mailboxes.items() if mailbox.enabled]
         if not enabled:
-            click.echo("No mailbox is configured: describe one in .env (see docs/configuration.md).", err=True)
+            click.echo(
+                "No mailbox is configured: describe one in .env (see docs/configuration.md).", err=True
+            )
         run(quay, enabled, drain=True, as_json=as_json)
 
 

@@ -16,7 +16,9 @@ def command() -> None:
     """Run beat, puller and deliverer until SIGTERM or Ctrl-C; a role that dies is started again."""
     said = configured(quiet=False)
     if not said.mailboxes:
-        click.echo("No mailbox is configured yet: describe one in .env (see docs/configuration.md).", err=True)
+        click.echo(
+            "No mailbox is configured yet: describe one in .env (see docs/configuration.md).", err=True
+        )
     with redis_url(said) as url:
         supervisor = Supervisor(roles(said), {**os.environ, "REDIS_URL": url})
         for number in (signal.SIGTERM, signal.SIGINT):

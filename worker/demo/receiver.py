@@ -1,7 +1,8 @@
 """The demo's webhook receiver: checks each call's Standard Webhooks signature and writes one line about it.
 
 It follows the Standard Webhooks specification, "Verifying webhooks", and shares no code with the output that signs,
-so that one proves the other. What it accepts it appends to a file; what it refuses it only refuses. Bodies are not kept.
+so that one proves the other. What it accepts it appends to a file; what it refuses it only refuses. Of a body only the
+digest of the message that it describes is kept.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def receiver_app(secret: str, log_file: Path, *, clock: Callable[[], float]) -> 
 
     Args:
         secret: What the sender signs with, `whsec_` and base64.
-        log_file: Gets one JSON object a line for each accepted call: `webhook-id`, `timestamp`, `ok`, `size`.
+        log_file: Gets one JSON object a line for each accepted call: `webhook-id`, `timestamp`, `ok`, `size`,
+            and `digest` when the body names one.
         clock: Seconds since the epoch.
     """
 
@@ -39,12 +41,21 @@ def receiver_app(secret: str, log_file: Path, *, clock: Callable[[], float]) -> 
             "timestamp": int(request.headers["webhook-timestamp"]),
             "ok": True,
             "size": len(body),
+            **_digest(body),
         }
         with log_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         return Response(status_code=204)
 
     return Starlette(routes=[Route("/hook", hook, methods=["POST"])])
+
+
+def _digest(body: bytes) -> dict[str, str]:
+    """The digest of the raw message, as a body of Mailquay's says it."""
+    try:
+        return {"digest": str(json.loads(body)["digest"])}
+    except (ValueError, TypeError, KeyError):
+        return {}
 
 
 def signed(headers: Mapping[str, str], body: bytes, *, secret: str, now: float) -> bool:

@@ -59,7 +59,7 @@ class Fetched:
     """One raw message. `chunks` must be consumed before the next message is asked for."""
 
     ref: Ref
-    chunks: Iterable[bytes]
+    chunks: Iterable[bytes | bytearray]
     flags: tuple[str, ...] = ()
     received: datetime | None = None
 

@@ -20,7 +20,7 @@ class Answer:
     size: int = 0
     flags: tuple[str, ...] = ()
     internaldate: str = ""
-    body: Iterable[bytes] | None = None
+    body: Iterable[bytes | bytearray] | None = None
 
 
 _UID = re.compile(rb"[( ]UID (\d+)", re.IGNORECASE)
@@ -30,13 +30,13 @@ _DATE = re.compile(rb'INTERNALDATE "([^"]*)"', re.IGNORECASE)
 _BODY = re.compile(rb'BODY\[\](?:<\d+>)? (\0|NIL|"(?:[^"\\]|\\.)*")', re.IGNORECASE)
 
 
-def fields(line: bytes, literals: tuple[bytes, ...]) -> Answer | None:
+def fields(line: bytes, literals: tuple[bytes | bytearray, ...]) -> Answer | None:
     """Read `* n FETCH (...)` whose literals were taken out and replaced by NUL; None for any other line."""
     if not re.match(rb"\* \d+ FETCH ", line, re.IGNORECASE):
         return None
     uid, size = _UID.search(line), _SIZE.search(line)
     flags, received, body = _FLAGS.search(line), _DATE.search(line), _BODY.search(line)
-    raw: Iterable[bytes] | None = None
+    raw: Iterable[bytes | bytearray] | None = None
     if body and body.group(1) == b"\0":
         raw = (literals[line.count(b"\0", 0, body.start(1))],)
     elif body and body.group(1).startswith(b'"'):

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta, timezone
 
 from worker.errors import MailquayError, Misconfigured, Unreachable
 from worker.sources import Credentials, Endpoint, Fetched, Incomplete, Opened, Ref, sasl
@@ -26,8 +26,9 @@ _LINE = 1 << 20
 _WINDOW = 2_000
 """Uids listed in one command: a folder of a million messages costs nothing to start with."""
 _STREAMED = 1 << 20
-"""A literal of at least this size is handed over in pieces."""
+"""A message of at least this size that is asked for alone is handed over in pieces."""
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_INTERNALDATE = re.compile(r"(\d{1,2})-(\w{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
 _LITERAL = re.compile(rb"\{(\d+)\}$")
 
 
@@ -167,9 +168,11 @@ class ImapSource:
         on = f"{since.day}-{_MONTHS[since.month - 1]}-{since.year}"
         done = self._run(
             f"UID SEARCH SINCE {on}",
-            lambda line: hits.extend(int(n) for n in line[8:].split() if n.isdigit())
-            if line.upper().startswith(b"* SEARCH")
-            else None,
+            lambda line: (
+                hits.extend(int(n) for n in line[8:].split() if n.isdigit())
+                if line.upper().startswith(b"* SEARCH")
+                else None
+            ),
         )
         if done.status != "OK":
             raise meaning(done.text, host=self._endpoint.host, during="searching by date")
@@ -265,7 +268,9 @@ class ImapSource:
 
     def _ask(self, group: Sequence[Ref]) -> str:
         tag = self._tag()
-        self._wire.send(f"{tag} UID FETCH {_uid_set(group)} (UID FLAGS INTERNALDATE BODY.PEEK[])\r\n".encode())
+        self._wire.send(
+            f"{tag} UID FETCH {_uid_set(group)} (UID FLAGS INTERNALDATE BODY.PEEK[])\r\n".encode()
+        )
         return tag
 
     def _answers(self, tag: str, group: Sequence[Ref], early: dict[int, Fetched]) -> Iterator[Fetched]:
@@ -283,9 +288,7 @@ class ImapSource:
             answer = self._fetch_answer(line, group)
             if answer.uid is None or answer.body is None:
                 continue
-            fetched = Fetched(
-                Ref(uid=answer.uid), answer.body, answer.flags, _instant(answer.internaldate)
-            )
+            fetched = Fetched(Ref(uid=answer.uid), answer.body, answer.flags, _instant(answer.internaldate))
             if answer.uid in wanted:
                 yield replace(fetched, ref=wanted.pop(answer.uid))
             else:
@@ -299,7 +302,7 @@ class ImapSource:
 
     def _fetch_answer(self, line: bytes, group: Sequence[Ref]) -> Answer:
         """One FETCH answer with its literals. A huge body of a message that was asked for alone is streamed."""
-        literals: list[bytes] = []
+        literals: list[bytes | bytearray] = []
         while found := _LITERAL.search(line):
             count = int(found.group(1))
             if count > self._message_max:
@@ -313,11 +316,13 @@ class ImapSource:
             line = line[: found.start()] + b"\0" + self._wire.line(_LINE)
         return fields(line, tuple(literals)) or Answer()
 
-    def _streamed(self, line: bytes, count: int, literals: list[bytes], uid: int | None) -> Answer:
+    def _streamed(
+        self, line: bytes, count: int, literals: list[bytes | bytearray], uid: int | None
+    ) -> Answer:
         """A body that is still on the wire. What follows it, as the uid does with some servers, is passed over."""
         ahead = fields(line + b'"")', tuple(literals)) or Answer()
 
-        def chunks() -> Iterator[bytes]:
+        def chunks() -> Iterator[bytes | bytearray]:
             yield from self._wire.chunks(count)
             rest = self._wire.line(_LINE)
             while found := _LITERAL.search(rest):
@@ -364,7 +369,7 @@ class ImapSource:
         text = line.decode("latin-1")
         if text[:5].upper() == "* BYE":
             raise meaning(text[6:], host=self._endpoint.host, during="talking to it")
-        elif text[:12].upper() == "* CAPABILITY":
+        if text[:12].upper() == "* CAPABILITY":
             self._capabilities = frozenset(text[13:].upper().split())
         elif not text.startswith(("*", "+")) and "server unavailable" in text.lower():
             # Exchange sends this line bare, outside the protocol, before it hangs up.
@@ -403,10 +408,15 @@ def _uid_set(refs: Sequence[Ref]) -> str:
 
 def _instant(text: str) -> datetime | None:
     """An INTERNALDATE such as ` 1-Feb-2026 09:08:07 +0100` (RFC 3501 date-time), or None when it is none."""
+    found = _INTERNALDATE.fullmatch(text.strip())
+    if not found:
+        return None
+    day, month, year, hour, minute, second, sign, hours, minutes = found.groups()
     try:
-        day, month, rest = text.strip().split("-", 2)
-        return datetime.strptime(
-            f"{int(day):02d} {_MONTHS.index(month.title()) + 1} {rest}", "%d %m %Y %H:%M:%S %z"
-        )
+        offset = timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == "-" else 1)
+        return datetime(
+            int(year), _MONTHS.index(month.title()) + 1, int(day),
+            int(hour), int(minute), int(second), tzinfo=timezone(offset),
+        )  # fmt: skip
     except ValueError:
         return None

@@ -12,7 +12,13 @@ from worker.errors import LoginRefused, MailquayError, Misconfigured, SessionExp
 
 _BACKOFF = re.compile(r"Suggested Backoff Time: (\d+) milliseconds", re.IGNORECASE)
 _LONGEST_PARK_SECONDS = 3600.0
-_CROWDED = ("too many simultaneous connections", "maximum number of connections", "[limit]", "[in-use]", "[inuse]")
+_CROWDED = (
+    "too many simultaneous connections",
+    "maximum number of connections",
+    "[limit]",
+    "[in-use]",
+    "[inuse]",
+)
 _SLOW_DOWN = ("request is throttled", "[throttled]", "[overquota]", "bandwidth limits", "[login-delay]")
 _PASSING = ("server unavailable", "[unavailable]", "[sys/temp]", "[tempfail]", "temporarily unavailable")
 
@@ -23,7 +29,9 @@ def meaning(text: str, *, host: str, during: str) -> MailquayError:
     said = f"{host} refused while {during}: {shown(text)}"
     if found := _BACKOFF.search(text):
         seconds = min(int(found.group(1)) / 1000, _LONGEST_PARK_SECONDS)
-        return Throttled(f"{host} is throttling while {during}; it asked for {seconds:.0f} s", seconds=seconds)
+        return Throttled(
+            f"{host} is throttling while {during}; it asked for {seconds:.0f} s", seconds=seconds
+        )
     if "accesstokenexpired" in low or "session expired" in low:
         return SessionExpired(f"{host} ended the session because its access token ran out")
     if any(sign in low for sign in _SLOW_DOWN):

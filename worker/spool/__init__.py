@@ -38,9 +38,7 @@ class Ticket:
 
     def __str__(self) -> str:
         """The file name of the batch: fields joined by dots, the due time first so that names sort by it."""
-        return (
-            f"{self.due:011d}.{self.mailbox}.{self.batch}.g{self.generation}.a{self.attempts}.m{self.messages}.zip"
-        )
+        return f"{self.due:011d}.{self.mailbox}.{self.batch}.g{self.generation}.a{self.attempts}.m{self.messages}.zip"
 
     @classmethod
     def parse(cls, name: str) -> Ticket | None:
@@ -51,7 +49,7 @@ class Ticket:
         return cls(batch, mailbox, int(messages), int(due), int(generation), int(attempts))
 
 
-Chunk = bytes | memoryview
+Chunk = bytes | bytearray | memoryview
 """A piece of a raw message."""
 
 _TICKET = re.compile(r"(\d{11})\.([a-z0-9_-]+)\.([0-9a-f]{32})\.g(\d+)\.a(\d+)\.m(\d+)\.zip")
@@ -117,7 +115,9 @@ class Batch:
         """
         document = orjson.loads(text)
         if document.get("version") != 1:
-            raise ValueError(f"batch.json has version {document.get('version')}, this program reads version 1")
+            raise ValueError(
+                f"batch.json has version {document.get('version')}, this program reads version 1"
+            )
         fields = document["batch"]
         fields["entries"] = tuple(
             Entry(**{**entry, "flags": tuple(entry["flags"]), "owed": tuple(entry["owed"])})

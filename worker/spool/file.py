@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import mmap
 import os
 import struct
@@ -29,6 +28,7 @@ import orjson
 
 from worker.errors import SpoolFull
 from worker.spool import Batch, BatchDamaged, Chunk, Entry, Ticket
+from worker.spool.archive import Archive
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
@@ -243,16 +243,14 @@ class FileBatchWriter:
         with _room(self._path):
             self._handle = self._unfinished.open("wb", buffering=1 << 20)
             fcntl.flock(self._handle, fcntl.LOCK_EX)
-            self._archive = zipfile.ZipFile(self._handle, "w", zipfile.ZIP_STORED)
-            self._archive.writestr("plan.json", self._plan.dumps())
+            self._archive = Archive(self._handle)
+            self._archive.add("plan.json", (self._plan.dumps(),))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close; remove the file unless it was committed."""
-        with suppress(OSError, ValueError):
-            self._archive.close()
         with suppress(OSError):
             self._handle.close()
         self._unfinished.unlink(missing_ok=True)
@@ -265,14 +263,9 @@ class FileBatchWriter:
         """
         self._count += 1
         member = f"{self._count:04d}.eml"
-        digest = hashlib.sha256()
-        size = 0
-        with _room(self._path), self._archive.open(member, "w", force_zip64=True) as target:
-            for chunk in chunks:
-                digest.update(chunk)
-                size += len(chunk)
-                target.write(chunk)
-        return replace(entry, member=member, size=size, sha256=digest.hexdigest())
+        with _room(self._path):
+            written = self._archive.add(member, chunks)
+        return replace(entry, member=member, size=written.size, sha256=written.sha256)
 
     def commit(self, batch: Batch, *, due: int = 0) -> Ticket:
         """Write `batch.json`, fsync, rename into `ready/`, fsync the directory: then, and only then, it is spooled.
@@ -295,7 +288,7 @@ class FileBatchWriter:
 
     def _publish(self, batch: Batch, target: Path) -> None:
         with _room(self._path):
-            self._archive.writestr("batch.json", batch.dumps())
+            self._archive.add("batch.json", (batch.dumps(),))
             self._archive.close()
             self._handle.flush()
             os.fsync(self._handle.fileno())

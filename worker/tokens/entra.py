@@ -76,7 +76,9 @@ class Entra:
                 if not renewed and self._clock() > give_up and (token := self._fresh(cache, scopes, 0)):
                     return token
             if self._clock() > give_up:
-                raise Unreachable(f"the token of {account} is being refreshed elsewhere, for too long; tried again")
+                raise Unreachable(
+                    f"the token of {account} is being refreshed elsewhere, for too long; tried again"
+                )
             self._sleep(0.2)
 
     def begin_device_flow(self, scopes: Sequence[str]) -> dict[str, Any]:
@@ -86,7 +88,9 @@ class Entra:
             Misconfigured, NeedsAdmin: the provider refuses this app or these scopes.
             Unreachable: it does not answer.
         """
-        flow = self._asked(lambda app: app.initiate_device_flow(scopes=list(scopes)), msal.SerializableTokenCache())
+        flow = self._asked(
+            lambda app: app.initiate_device_flow(scopes=list(scopes)), msal.SerializableTokenCache()
+        )
         if "user_code" not in flow:
             raise refusal("the app registration", flow)
         return flow
@@ -182,7 +186,7 @@ def refusal(account: str, result: Mapping[str, Any]) -> MailquayError:
         return NeedsSignIn(f"nobody approved the sign-in as {account} in time. {again}")
     if error in {"invalid_grant", "interaction_required", "login_required", "consent_required", "no_account"}:
         return NeedsSignIn(f"{said} for {account}: the owner has to sign in again. {again}")
-    if error in {"unauthorized_client"}:
+    if error == "unauthorized_client":
         return NeedsAdmin(f"{said}: the app registration is unknown to the tenant or may not do this")
     return Misconfigured(f"{said}. Check ENTRA__CLIENT_ID, ENTRA__TENANT and the scopes")
 

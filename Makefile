@@ -1,0 +1,60 @@
+# Plain commands; each does all its set-up by itself on a fresh machine with Python 3.11 or newer.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do \
+  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo test check lint types format reference lock bench clean dovecot
+
+demo: $(VENV)/.demo  ## Local servers, four mailboxes, three outputs: see it work (ARGS=--once for scripts)
+	@$(BIN)/mailquay demo $(ARGS)
+
+test: $(VENV)/.dev dovecot  ## Everything; ends with pytest's line (ARGS="-k name" for some)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: lint types  ## What a commit has to pass, without servers
+	@$(BIN)/python -m pytest -q tests/unit tests/test_architecture.py tests/test_docs.py $(ARGS)
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	@$(BIN)/mypy
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+reference: $(VENV)/.dev  ## Write .env.example and docs/configuration.md anew
+	@$(BIN)/python -m worker.reference
+
+lock: $(VENV)/.dev  ## Resolve the newest dependencies into both lock files
+	@scripts/lock $(BIN)/uv
+
+bench: $(VENV)/.dev dovecot  ## Speed beside imaplib, mbsync and getmail6
+	@$(BIN)/python -m bench $(ARGS)
+
+dovecot:  # The tests need a real Dovecot; installed when this user may, else a sentence says how.
+	@scripts/install-dovecot
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Mailquay needs Python 3.11 or newer with venv and pip (on Debian: apt install python3-venv)." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Installing Mailquay into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Installing Mailquay and its tests' tools into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) demo-data .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,128 @@
+"""Attachments are slices of the raw message, decoded when asked for, whole or piece by piece."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import mmap
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from pipelines import parse, transfer
+from pipelines.defects import Code
+from pipelines.octets import WINDOW, Octets
+
+
+def with_attachment(body: bytes, encoding: str) -> bytes:
+    head = b'Content-Type: multipart/mixed; boundary="b"\r\n\r\n--b\r\n\r\ntext\r\n--b\r\n'
+    part = b"Content-Type: application/pdf\r\nContent-Transfer-Encoding: %s\r\n\r\n" % encoding.encode()
+    return head + part + body + b"\r\n--b--\r\n"
+
+
+DATA = bytes(range(256)) * 10_000
+ENCODED = {
+    "base64": base64.encodebytes(DATA).replace(b"\n", b"\r\n"),
+    "quoted-printable": binascii.b2a_qp(DATA, istext=False),
+    "binary": DATA,
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_an_attachment_is_read_whole_or_in_pieces(encoding: str) -> None:
+    """An attachment above the window of 1 MB is the same bytes through decode, chunks and open, with exact size."""
+    (part,) = parse(with_attachment(ENCODED[encoding], encoding)).attachments
+    assert part.size == len(DATA)
+    assert part.decode() == DATA
+    assert b"".join(part.chunks()) == DATA
+    with part.open() as file:
+        assert file.read(7) == DATA[:7]
+        assert file.read() == DATA[7:]
+    assert part.sha256() == hashlib.sha256(DATA).hexdigest()
+
+
+def test_an_attachment_is_a_slice_of_the_raw_message() -> None:
+    """The content of a part lies in the raw message itself and is no copy of it."""
+    raw = with_attachment(ENCODED["base64"], "base64")
+    (part,) = parse(raw).attachments
+    assert part.content.obj is raw
+
+
+@pytest.mark.parametrize("damage", [b"*", b"====", b"YQ==", b"A", b"\0\xff"])
+def test_damaged_base64_has_one_size_whatever_way_it_is_read(damage: bytes) -> None:
+    """Junk or padding amid a large base64 body is a defect; size, decode and chunks still agree."""
+    body = ENCODED["base64"][: 2 * WINDOW] + damage + ENCODED["base64"][:1_000]
+    message = parse(with_attachment(body, "base64"))
+    (part,) = message.attachments
+    assert part.size == len(part.decode()) == sum(map(len, part.chunks()))
+    assert part.decode()[:1_000_000] == DATA[:1_000_000]
+    assert [defect.code for defect in message.defects] == [Code.BASE64_DAMAGED]
+
+
+def test_quoted_printable_without_line_ends_is_read_in_pieces() -> None:
+    """Quoted-printable that fills several windows with one line is cut at no escape."""
+    part = parse(with_attachment(b"=C3=A9" * 500_000, "quoted-printable")).attachments[0]
+    assert b"".join(part.chunks()) == "é".encode() * 500_000
+
+
+def test_an_attached_message_is_parsed_by_its_content() -> None:
+    """The decoded content of a nested message is a message again, also when it was base64."""
+    corpus = Path(__file__).parents[1] / "corpus"
+    message = parse((corpus / "nested-message.eml").read_bytes())
+    assert [parse(part.decode()).subject for part in message.attachments] == ["Inner", "Second"]
+
+
+def test_the_blob_id_is_the_same_for_the_same_bytes() -> None:
+    """The blob id depends on the raw bytes and the part's number alone."""
+    raw = with_attachment(b"YWJj", "base64")
+    first, second = parse(raw, id="1" * 32), parse(raw, id="2" * 32, mailbox="other")
+    assert first.attachments[0].blob_id == second.attachments[0].blob_id == f"{first.digest[:32]}.2"
+
+
+def test_a_large_mapped_message_takes_little_memory(tmp_path: Path) -> None:
+    """Parsing a mapped message of 60 MB allocates less than a tenth of it, and so does reading its attachment."""
+    path = tmp_path / "large.eml"
+    line = base64.b64encode(bytes(57)) + b"\r\n"
+    with path.open("wb") as made:
+        made.write(with_attachment(b"", "base64")[: -len(b"\r\n--b--\r\n")])
+        for _ in range(60):
+            made.write(line * (1_000_000 // len(line)))
+        made.write(b"\r\n--b--\r\n")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)
+        tracemalloc.start()
+        message = parse(view)
+        message.to_json()
+        (part,) = message.attachments
+        assert sum(map(len, part.chunks())) == part.size
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        del message, part
+        view.release()
+    assert peak < 6_000_000
+
+
+def test_a_search_finds_what_lies_across_two_windows() -> None:
+    """A search in a large buffer finds every place, also across the edges of its window, forwards and back."""
+    spots = [0, WINDOW - 3, 2 * WINDOW - 1, 2 * WINDOW + 5, 3 * WINDOW - 6]
+    buffer = bytearray(3 * WINDOW)
+    for spot in spots:
+        buffer[spot : spot + 6] = b"needle"
+    octets = Octets(memoryview(buffer))
+    found, position = [], 0
+    while (position := octets.find(b"needle", position, len(octets))) != -1:
+        found.append(position)
+        position += 1
+    assert found == spots
+    assert octets.find(b"needle", 0, len(octets)) == 0
+    assert octets.find(b"needle", 1, WINDOW + 2) == -1
+    assert octets.find(b"needle", 1, WINDOW + 3) == WINDOW - 3
+
+
+def test_transfer_encodings_are_known_by_their_usual_misspellings() -> None:
+    """Case, hyphens and comments do not matter; another word is unknown."""
+    names = ["BASE64", "Base-64", "quoted/printable", "8-bit", "7bit (really)", "base64;", "x-uuencode"]
+    known = ["base64", "base64", "quoted-printable", "8bit", "7bit", "base64", None]
+    assert [transfer.known_encoding(name) for name in names] == known

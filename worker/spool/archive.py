@@ -1,0 +1,91 @@
+"""Writes an uncompressed zip from front to back, without ever seeking (APPNOTE 6.3.10, sections 4.3 and 4.4).
+
+Our own, because `zipfile` goes back to each member's header after its data: a fifth of a pull was spent on that. It
+writes what every zip tool reads; it does not compress, encrypt, or pass four gibibytes. Reading is left to `zipfile`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from worker.spool import Chunk
+
+_LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_END = struct.Struct("<4s4H2LH")
+_VERSION = 20
+_FOLLOWS = 1 << 3
+"""Flag: checksum and size stand behind the data."""
+_DATE = (2026 - 1980) << 9 | 1 << 5 | 1
+"""The dates of members mean nothing; this one is valid."""
+_LARGEST = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A member as it was written: octets, and their SHA-256 in hex."""
+
+    size: int
+    sha256: str
+
+
+class Archive:
+    """A zip being written to `target`, a file opened for writing at its beginning."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        self._target = target
+        self._offset = 0
+        self._directory: list[bytes] = []
+
+    def add(self, name: str, chunks: Iterable[Chunk]) -> Written:
+        """Write one member. A member in one piece has its size in front, a streamed one behind.
+
+        Raises:
+            ValueError: the zip would pass four gibibytes.
+            OSError: the disk.
+        """
+        start, encoded = self._offset, name.encode()
+        flags, crc, size, digest = 0, 0, 0, hashlib.sha256()
+        if isinstance(chunks, tuple) and len(chunks) == 1:
+            crc, size = zlib.crc32(chunks[0]), len(chunks[0])
+        else:
+            flags = _FOLLOWS
+        self._write(_header(encoded, flags, crc, size))
+        for chunk in chunks:
+            digest.update(chunk)
+            self._write(chunk)
+            if flags:
+                crc = zlib.crc32(chunk, crc)
+                size += len(chunk)
+        if flags:
+            self._write(struct.pack("<4s3L", b"PK\x07\x08", crc, size, size))
+        self._directory.append(
+            _CENTRAL.pack(
+                b"PK\x01\x02", _VERSION, _VERSION, flags, 0, 0, _DATE, crc, size, size, len(encoded), 0, 0, 0, 0, 0, start
+            )
+            + encoded
+        )  # fmt: skip
+        return Written(size, digest.hexdigest())
+
+    def close(self) -> None:
+        """Write the directory; without it the file is no zip."""
+        start = self._offset
+        for record in self._directory:
+            self._write(record)
+        count = len(self._directory)
+        self._write(_END.pack(b"PK\x05\x06", 0, 0, count, count, self._offset - start, start, 0))
+
+    def _write(self, data: Chunk) -> None:
+        self._offset += len(data)
+        if self._offset > _LARGEST:
+            raise ValueError("a batch cannot pass four gibibytes; lower MESSAGE_MAX or BATCH_SIZE")
+        self._target.write(data)
+
+
+def _header(name: bytes, flags: int, crc: int, size: int) -> bytes:
+    return _LOCAL.pack(b"PK\x03\x04", _VERSION, flags, 0, 0, _DATE, crc, size, size, len(name), 0) + name
