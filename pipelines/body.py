@@ -1,4 +1,8 @@
-"""Which parts make up the text of a message, and their text (RFC 8621 section 4.1.4)."""
+"""Which parts make up the text of a message, and their text (RFC 8621 section 4.1.4).
+
+Sorting parts into text, HTML and attachments needs nothing but their descriptions; reading their text is bounded
+for the whole message. Attachments are never decoded here.
+"""
 
 from __future__ import annotations
 

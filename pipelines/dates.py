@@ -1,4 +1,7 @@
-"""Dates of headers (RFC 5322 section 3.3), read with Python's `email` package, and what else mail has there."""
+"""Dates of headers (RFC 5322 section 3.3), and what else mail has in their place.
+
+Python's `email` package reads them, since it knows the obsolete forms too; ISO 8601 is added. No input raises.
+"""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class Structure:
                 len(around[:offset]) - len(around[:offset].removesuffix(b"\n").removesuffix(b"\r"))
             )
             delimiters.append(_Delimiter(before, after, closes=rest[1] is not None))
-            position = max(position, after - 1)
+            position = after
         return delimiters
 
     def _content_type(self, headers: Headers, *, number: str, default: Parameterized) -> Parameterized:

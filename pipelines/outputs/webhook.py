@@ -11,10 +11,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import itertools
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
@@ -128,15 +129,15 @@ class WebhookOutput(Output):
 
     def deliver(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         """Post the messages and read a receipt from each answer."""
-        unreachable = threading.Event()
-        return list(self._threads.map(lambda message: self._post(message, unreachable), messages))
+        unreachable, late = threading.Event(), itertools.count(1)
+        return list(self._threads.map(lambda message: self._post(message, unreachable, late), messages))
 
     def close(self) -> None:
         """End the threads and close the connections."""
         self._opened.close()
 
-    def _post(self, message: Message, unreachable: threading.Event) -> Receipt:
-        # A dead server costs one time-out a call, and not one a message.
+    def _post(self, message: Message, unreachable: threading.Event, late: Iterator[int]) -> Receipt:
+        # A dead server costs one time-out a call, and not one a message; one that hangs, one for each thread.
         if unreachable.is_set():
             return Retry(f"{self._server} cannot be reached; this message was not tried")
         body = message.to_json()
@@ -158,6 +159,8 @@ class WebhookOutput(Output):
             unreachable.set()
             return Retry(f"{self._server} cannot be reached: {error}")
         except httpx2.TimeoutException:
+            if next(late) >= self.options.parallel:
+                unreachable.set()
             return Retry(f"{self._server} did not answer within {write_duration(self.options.timeout)}")
         except httpx2.HTTPError as error:
             return Retry(f"{self._server} broke the request off ({error.__class__.__name__})")

@@ -174,6 +174,7 @@ QUADRATIC: dict[str, Callable[[int], bytes]] = {
     "encoded words without end": lambda n: b"Subject: " + b"=?utf-8?q?a" * n + b"\n\n",
     "encoded word starts": lambda n: b"Subject: " + b"=?" * n + b"\n\n",
     "parentheses that open": lambda n: b"To: " + b"(" * n + b"\n\n",
+    "parentheses that open and one that closes": lambda n: b"To: " + b"(" * n + b")\n\n",
     "parentheses in a date": lambda n: b"Date: " + b"(" * n + b"\n\n",
     "quotes": lambda n: b"To: a" + b'"' * (n | 1) + b"\n\n",
     "escaped quotes": lambda n: b'To: "' + b'\\"' * n + b"\n\n",
@@ -181,10 +182,12 @@ QUADRATIC: dict[str, Callable[[int], bytes]] = {
     "quotes in angle brackets": lambda n: b"To: " + b'<">,' * n + b"\n\n",
     "spaces in addresses": lambda n: b"To: a" + b" " * n + b"b\n\n",
     "spaces in parameters": lambda n: b"Content-Type: a" + b" " * n + b"b=\n\n",
+    "spaces before a quote in parameters": lambda n: b"Content-Type: a/b;" + b" " * n + b'"=\n\n',
     "open quotes in parameters": lambda n: b"Content-Type: a/b" + b'; c="' * n + b"\n\n",
     "combining marks": lambda n: b"Subject: a" + "\u0301\u0316".encode() * (n // 4) + b"\n\n",
     "junk between headers": lambda n: b"A: b\n" + b"junk\nC: d\n" * (n // 10) + b"From: e\n\n",
     "carriage returns": lambda n: b"A: b" + b"\r" * n + b"\nC: d\n\n",
+    "carriage returns before line ends": lambda n: (b"A: b" + b"\r" * 60_000 + b"\n") * (n // 60_000) + b"\n",
     "spaces before line ends": lambda n: (
         b"Content-Transfer-Encoding: quoted-printable\n\n" + b" " * n + b"x\r\n"
     ),

@@ -61,6 +61,21 @@ def test_damaged_base64_has_one_size_whatever_way_it_is_read(damage: bytes) -> N
     assert [defect.code for defect in message.defects] == [Code.BASE64_DAMAGED]
 
 
+def test_base64_in_many_joined_pieces_is_read_whole() -> None:
+    """Base64 that was encoded and padded piece by piece, and then joined, gives all pieces."""
+    message = parse(with_attachment(b"YQ==\r\nYmM=\r\n" * 1_000, "base64"))
+    (part,) = message.attachments
+    assert part.decode() == b"".join(part.chunks()) == b"abc" * 1_000
+    assert part.size == 3_000
+
+
+def test_white_space_at_the_very_end_of_quoted_printable_is_dropped() -> None:
+    """White space that a relay added to the last line is no content, whatever way the part is read."""
+    (part,) = parse(with_attachment(b"a \t\r\nb=20 \t ", "quoted-printable")).attachments
+    assert part.decode() == b"".join(part.chunks()) == b"a\r\nb "
+    assert part.size == 5
+
+
 def test_quoted_printable_without_line_ends_is_read_in_pieces() -> None:
     """Quoted-printable that fills several windows with one line is cut at no escape."""
     part = parse(with_attachment(b"=C3=A9" * 500_000, "quoted-printable")).attachments[0]
