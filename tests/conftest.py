@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.bed.fixtures import (
@@ -56,6 +57,9 @@ def pytest_configure() -> None:
         if name.upper().startswith(PREFIXES) or name.upper() in NAMES:
             del os.environ[name]
     mark_descendants()
+    # A busy machine is no reason for an example to fail.
+    hypothesis.settings.register_profile("mailquay", deadline=None)
+    hypothesis.settings.load_profile("mailquay")
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,13 @@ import.
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
+from celery.exceptions import CPendingDeprecationWarning
 from celery.loaders.app import AppLoader
 from kombu.entity import Queue
 
@@ -23,8 +26,15 @@ class Loader(AppLoader):  # type: ignore[misc]  # celery has no types
     """Hands Celery its configuration when it first asks."""
 
     def read_configuration(self, fail_silently: bool = True) -> dict[str, Any]:  # noqa: ARG002
-        """The whole configuration of Celery, each setting with its reason."""
-        return configuration(settings.load(os.environ, cwd=Path.cwd()))
+        """The whole configuration of Celery, each setting with its reason.
+
+        Raises:
+            SystemExit: something is wrong with ours. A role ends with the sentences that say what, not with a traceback.
+        """
+        try:
+            return configuration(settings.load(os.environ, cwd=Path.cwd()))
+        except Misconfigured as error:
+            sys.exit(str(error))
 
 
 def configuration(said: settings.Settings) -> dict[str, Any]:
@@ -60,6 +70,8 @@ def configuration(said: settings.Settings) -> dict[str, Any]:
         "task_acks_late": True,
         # A task that kills its process would come back in a hot loop; the batch counts its attempts instead.
         "task_reject_on_worker_lost": False,
+        # A task whose acknowledgement was lost goes on; a second one for the same mailbox or batch finds the lease held.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_prefetch_multiplier": 1,
         "worker_max_tasks_per_child": 500,
         "worker_max_memory_per_child": 400_000,
@@ -93,3 +105,5 @@ def _set_up_logging(**_: object) -> None:
     """Keep Celery's hands off the root logger: ours is structlog's."""
     said = settings.load(os.environ, cwd=Path.cwd())
     log.configure(level=said.log_level, form=said.log_format)
+    # Celery warns at every lost connection of a default that may change; ours is chosen above.
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)

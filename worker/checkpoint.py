@@ -16,6 +16,9 @@ import orjson
 from worker import state
 from worker.errors import LeaseLost
 
+_PLACES_SECONDS = 8 * 86400
+"""Longer than a batch may owe something; what a crash leaves behind goes by itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -63,9 +66,10 @@ class Checkpoints:
         )
         return Checkpoint(uidvalidity, uid, frozenset(uidls))
 
-    def known(self, mailbox: str) -> bool:
-        """Whether anything was ever recorded of this mailbox (and not flushed since)."""
-        return bool(self._client.exists(state.checkpoint_key(mailbox)))
+    def known(self, mailbox: str) -> frozenset[str]:
+        """The folders of this mailbox that anything was ever recorded of (and not flushed since)."""
+        fields = cast("list[str]", self._client.hkeys(state.checkpoint_key(mailbox)))
+        return frozenset(name.removeprefix("folder:") for name in fields if name.startswith("folder:"))
 
     def move(
         self,
@@ -137,6 +141,20 @@ class Checkpoints:
     def pulled_again(self, mailbox: str, places: Iterable[Place]) -> None:
         """Strike messages off the list of `ask_again`."""
         self._remove(state.again_key(mailbox), places)
+
+    def note_places(self, mailbox: str, batch: str, places: Iterable[Place]) -> None:
+        """Keep a copy of where the messages of a batch lie: a file that was cut to nothing cannot tell it."""
+        text = orjson.dumps([place.dumps() for place in places])
+        self._client.set(state.places_key(mailbox, batch), text, ex=_PLACES_SECONDS)
+
+    def places(self, mailbox: str, batch: str) -> list[Place]:
+        """The copy that `note_places` keeps; empty when there is none (any more)."""
+        text = cast("str | None", self._client.get(state.places_key(mailbox, batch)))
+        return [Place.loads(place) for place in orjson.loads(text)] if text else []
+
+    def forget_places(self, mailbox: str, batch: str) -> None:
+        """Throw the copy away: the batch owes nothing any more."""
+        self._client.delete(state.places_key(mailbox, batch))
 
     def may_settle(self, mailbox: str, places: Iterable[Place]) -> None:
         """Note messages that the server may now mark, move or delete."""

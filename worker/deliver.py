@@ -17,12 +17,12 @@ import structlog
 
 from pipelines.errors import StageFailed
 from pipelines.message import Message, Source
-from pipelines.output import Accepted, Receipt, Retry
+from pipelines.output import Accepted, Receipt, Refused, Retry
 from pipelines.parse import parse
 from worker.checkpoint import Place
-from worker.errors import Misconfigured, SpoolFull
+from worker.errors import MailquayError, Misconfigured
 from worker.identity import batch_id
-from worker.lease import held
+from worker.lease import Lease, held
 from worker.owing import Owing, Receipts, outputs_due, owing
 from worker.quay import Quay
 from worker.spool import Batch, BatchDamaged, Entry, OpenBatch, Ticket
@@ -31,6 +31,8 @@ log = structlog.get_logger("deliver")
 
 ATTEMPTS = 3
 """How often a batch may be begun without being ended."""
+_PAUSE_SECONDS = 30
+"""How long a batch rests that could not be concluded, because the spool was full or Redis away."""
 
 
 @dataclass(slots=True)
@@ -48,31 +50,45 @@ class Delivered:
 
 
 def deliver(quay: Quay, ticket: Ticket) -> Delivered | None:
-    """Deliver a batch; None when it is gone, not due yet, or another process has it."""
+    """Deliver a batch; None when it is gone, not due yet, or another process has it; raises nothing of `worker.errors`."""
     if ticket.due > quay.clock():
         return None
     begun_at = time.monotonic()
-    with held(quay.client, f"batch:{ticket.batch}", ttl=quay.lease_seconds) as lease:
-        begun = quay.spool.begin(ticket) if lease else None
-        if begun is None or lease is None:
-            return None
-        delivered = Delivered(begun.mailbox, begun.batch)
-        try:
-            with quay.spool.open(begun) as opened:
-                if begun.attempts > ATTEMPTS:
-                    _set_apart(quay, begun, opened, delivered)
-                else:
-                    receipts = _receipts(quay, opened)
-                    lease.check()
-                    _conclude(quay, begun, opened, receipts, delivered)
-        except BatchDamaged as damage:
-            _pull_again(quay, begun, damage, delivered)
-        except SpoolFull as error:
-            # What is still owed could not be written again; the batch stays as it was, repeats carry the same ids.
-            quay.spool.postpone(begun, int(quay.clock()) + 60)
-            delivered.again, delivered.trouble = begun.messages, error.sentence
+    delivered = Delivered(ticket.mailbox, ticket.batch)
+    try:
+        with held(quay.client, f"batch:{ticket.batch}", ttl=quay.lease_seconds) as lease:
+            begun = quay.spool.begin(ticket) if lease else None
+            if begun is None or lease is None:
+                return None
+            try:
+                _attempt(quay, lease, begun, delivered)
+            except MailquayError:
+                # It is not the batch's fault, so it does not count; the batch stays as it is, repeats carry the same ids.
+                quay.spool.postpone(begun, int(quay.clock()) + _PAUSE_SECONDS)
+                raise
+    except MailquayError as error:
+        delivered.again, delivered.trouble = ticket.messages, error.sentence
     _report(delivered, time.monotonic() - begun_at)
     return delivered
+
+
+def _attempt(quay: Quay, lease: Lease, begun: Ticket, delivered: Delivered) -> None:
+    """Deliver a batch whose attempt is counted.
+
+    Raises:
+        SpoolFull: what is still owed could not be written again.
+        RedisUnavailable, LeaseLost: it cannot be known that nobody else delivers it.
+    """
+    try:
+        with quay.spool.open(begun) as opened:
+            if begun.attempts > ATTEMPTS:
+                _set_apart(quay, begun, opened, delivered)
+                return
+            receipts = _receipts(quay, opened)
+            lease.check()
+            _conclude(quay, begun, opened, receipts, delivered)
+    except BatchDamaged as damage:
+        _pull_again(quay, begun, damage, delivered)
 
 
 def _receipts(quay: Quay, opened: OpenBatch) -> Receipts:
@@ -90,6 +106,13 @@ def _receipts(quay: Quay, opened: OpenBatch) -> Receipts:
             message = pipeline.run(_parsed(batch, entry, opened))
         except StageFailed as error:
             receipts |= {(entry.id, output): Retry(str(error)) for output in entry.owed}
+            continue
+        except BatchDamaged:
+            raise
+        except Exception as error:
+            # The parser promises never to raise; mail is full of surprises.
+            reason = f"it cannot be parsed ({type(error).__name__}). Its raw bytes are kept; please report it"
+            receipts |= {(entry.id, output): Refused(reason) for output in entry.owed}
             continue
         if message is None:
             # A stage dropped it on purpose: it owes nothing any more.
@@ -148,6 +171,9 @@ def _answers(quay: Quay, name: str, messages: Sequence[Message]) -> list[Receipt
             if len(answers) != len(call):
                 raise ValueError("it did not answer with one receipt for each message")  # noqa: TRY301
             receipts.extend(answers)
+            if all(isinstance(answer, Retry) for answer in answers):
+                # One that takes nothing now is not asked for the rest, so that it costs one call's patience.
+                receipts.extend([answers[-1]] * (len(messages) - len(receipts)))
     except Misconfigured as error:
         receipts.extend([Retry(error.sentence)] * (len(messages) - len(receipts)))
     except Exception as error:
@@ -170,6 +196,8 @@ def _conclude(
     if follows.again:
         _spool_again(quay, opened, batch.again(follows.again, outputs=follows.outputs), due=follows.due)
     quay.spool.remove(ticket)
+    if not follows.again:
+        quay.checkpoints.forget_places(batch.mailbox, batch.id)
     delivered.accepted, delivered.done = follows.accepted, len(follows.done)
     delivered.again, delivered.due = len(follows.again), follows.due
     delivered.failed = len({failure.entry.id for failure in follows.failures})
@@ -216,16 +244,15 @@ def _set_apart(quay: Quay, ticket: Ticket, opened: OpenBatch, delivered: Deliver
     """Cut a batch that goes on killing its process into single messages; a single one waits for a person."""
     batch = opened.batch
     if len(batch.entries) == 1:
-        delivered.failed, delivered.trouble = (
-            1,
-            f"it killed its process {ATTEMPTS} times while it was delivered",
-        )
-        quay.standings.count(batch.mailbox, "failed", 1)
+        delivered.failed = 1
+        delivered.trouble = f"it killed its process {ATTEMPTS} times while it was delivered"
         quay.spool.fail(ticket, f"the message {batch.entries[0].id} was set aside: {delivered.trouble}")
+        quay.standings.count(batch.mailbox, "failed", 1)
         return
     for entry in batch.entries:
         single = replace(batch, id=batch_id(["single", entry.id]), generation=0, entries=(entry,))
         _spool_again(quay, opened, single, due=int(quay.clock()))
+        quay.checkpoints.note_places(batch.mailbox, single.id, [_place(single, entry)])
     quay.spool.remove(ticket)
     delivered.again = len(batch.entries)
     delivered.trouble = (
@@ -241,14 +268,19 @@ def _note_settled(quay: Quay, batch: Batch, done: Sequence[Entry]) -> None:
 
 def _pull_again(quay: Quay, ticket: Ticket, damage: BatchDamaged, delivered: Delivered) -> None:
     """A damaged batch waits for a person; its messages are still on the server and are pulled once more."""
-    reason = damage.sentence
-    if damage.plan:
-        quay.checkpoints.ask_again(
-            ticket.mailbox, [_place(damage.plan, entry) for entry in damage.plan.entries]
-        )
-        reason += f" Its {len(damage.plan.entries)} messages are being pulled once more."
+    reason, plan = damage.sentence, damage.plan
+    if plan:
+        places = [_place(plan, entry) for entry in plan.entries]
     else:
-        reason += f" Which {ticket.messages} messages it held cannot be read from it any more."
+        places = quay.checkpoints.places(ticket.mailbox, ticket.batch)
+    if places:
+        quay.checkpoints.ask_again(ticket.mailbox, places)
+        reason += f" Its {len(places)} messages are being pulled once more."
+    else:
+        reason += (
+            f" Which {ticket.messages} messages it held cannot be told any more; nothing that was not delivered was "
+            "removed from the mailbox, so they are still there."
+        )
     quay.spool.fail(ticket, reason)
     delivered.failed, delivered.trouble = ticket.messages, reason
 

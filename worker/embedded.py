@@ -116,6 +116,8 @@ def _start(folder: Path, socket: Path) -> subprocess.Popen[bytes]:
             str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700",
             "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
             "--maxmemory-policy", "noeviction", "--logfile", str(folder / "valkey.log"),
+            # A title of its own would be written over its environment, by which its family can be told.
+            "--set-proc-title", "no",
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

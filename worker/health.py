@@ -1,7 +1,7 @@
 """Whether a role does its work: what container health checks and people ask.
 
 A worker that answers pings and finishes nothing while work is due is unhealthy; one with nothing to do is not. It
-looks only at what was finished and what is due, and never talks to Celery.
+looks only at what was done and what is due, and never talks to Celery.
 """
 
 from __future__ import annotations
@@ -12,49 +12,59 @@ from typing import cast
 from worker import state
 from worker.quay import Quay
 
-STALLED_SECONDS = 300.0
-"""Work that is due for so long, while the asked worker finished nothing, makes it unhealthy."""
 _BEAT_SECONDS = 30.0
+"""A beat ticks every second."""
+_REMEMBERED_SECONDS = 7 * 86_400
+"""Signs of life of hosts that are long gone are forgotten after this."""
 
 ROLES = ("beat", "puller", "deliverer")
 
 
-def finished(quay: Quay, role: str) -> None:
-    """Record that a worker of this role on this host finished a task, whatever came of it."""
-    quay.client.hset(state.FINISHED, f"{role}@{socket.gethostname()}", int(quay.clock() * 1000))
+def sign_of_life(quay: Quay, role: str) -> None:
+    """Record that this role did a piece of work on this host just now, whatever came of it.
+
+    Raises:
+        RedisUnavailable: it was not recorded.
+    """
+    moment = int(quay.clock() * 1000)
+    quay.client.set(state.life_key(role, socket.gethostname()), moment, ex=_REMEMBERED_SECONDS)
 
 
 def illness(quay: Quay, role: str, *, host: str | None = None) -> str | None:
-    """What is wrong with a role on a host, in a sentence; None when it is well.
+    """What is wrong with a role on a host, by default this one, in a sentence; None when it is well.
 
     Raises:
         RedisUnavailable: then nobody can work.
     """
     host = host or socket.gethostname()
     now = quay.clock()
+    last = int(cast("str | None", quay.client.get(state.life_key(role, host))) or 0) / 1000
+    since = f"for {now - last:.0f} s" if last else "so far"
     if role == "beat":
-        ticked = _time(quay, state.BEATS, host)
-        if now - ticked > _BEAT_SECONDS:
-            return f"beat on {host} has not ticked for {now - ticked:.0f} s: mailboxes are not called"
-        return None
-    idle = now - _time(quay, state.FINISHED, f"{role}@{host}")
-    if idle <= STALLED_SECONDS:
+        if now - last <= _BEAT_SECONDS:
+            return None
+        return (
+            f"beat on {host} has not ticked {since}: no mailbox is called. Look at its log, or start it again"
+        )
+    patience = quay.settings.stalled_after.total_seconds()
+    if now - last <= patience:
         return None
     waiting = _oldest_pull(quay, now) if role == "puller" else _oldest_batch(quay, now)
-    if waiting > STALLED_SECONDS:
-        return f"the {role} on {host} finished nothing for {STALLED_SECONDS:.0f} s, but work waits for {waiting:.0f} s"
-    return None
-
-
-def _time(quay: Quay, key: str, field: str) -> float:
-    return int(cast("str | None", quay.client.hget(key, field)) or 0) / 1000
+    if waiting <= patience:
+        return None
+    return (
+        f"the {role} on {host} has finished nothing {since}, but work waits for {waiting:.0f} s. "
+        "Look at its log, or start it again"
+    )
 
 
 def _oldest_pull(quay: Quay, now: float) -> float:
+    """For how many seconds the bell of a mailbox has been unanswered."""
     pulls = [bell for bell in quay.timetable.unanswered() if bell.entry.startswith("pull:")]
     return now - pulls[0].first if pulls else 0.0
 
 
 def _oldest_batch(quay: Quay, now: float) -> float:
+    """For how many seconds a batch has been due; negative when all are due later."""
     tickets = quay.spool.tickets()
-    return now - tickets[0].due if tickets and tickets[0].due else 0.0
+    return now - tickets[0].due if tickets else 0.0

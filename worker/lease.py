@@ -2,13 +2,14 @@
 
 A lease keeps two processes from doing the same work; it does not guarantee that they never overlap, since a process
 can be paused for longer than its lease lives. What guarantees safety is the fence: a number that rises with every
-lease, stored beside whatever the holder writes, so that a stale holder's write is refused there (`checkpoint.py`).
+lease, goes with whatever the holder writes, and is compared there in the same instant (`checkpoint.py`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from worker import state
@@ -18,11 +19,22 @@ from worker.errors import LeaseLost, RedisUnavailable
 class Lease:
     """One lease that this process holds. `fence` goes with every write made under it."""
 
-    def __init__(self, client: state.Client, what: str, *, fence: int, ttl: float) -> None:
+    def __init__(
+        self,
+        client: state.Client,
+        what: str,
+        *,
+        fence: int,
+        ttl: float,
+        since: float,
+        clock: Callable[[], float],
+    ) -> None:
         self.what = what
         self.fence = fence
         self._client = client
         self._ttl = ttl
+        self._clock = clock
+        self._ends_at = since + ttl
         self._ended = threading.Event()
         self._lost = False
 
@@ -32,15 +44,24 @@ class Lease:
         Raises:
             LeaseLost: it ran out, or somebody else took it.
         """
-        if self._lost:
-            raise LeaseLost(f"the lease on {self.what} was lost to another process; it goes on there")
+        # The clock tells what the renewing thread cannot: a process that was stopped wakes up with both asleep.
+        if self._lost or self._clock() > self._ends_at:
+            raise LeaseLost(f"the lease on {self.what} ran out; whoever takes it next goes on")
 
     def renew(self) -> bool:
-        """Prolong the lease by its time to live; False when it is lost."""
+        """Prolong the lease by its time to live; False when it is lost.
+
+        Raises:
+            RedisUnavailable: it may still be held, or not.
+        """
+        asked_at = self._clock()
         held = self._client.register_script(state.RENEW_LEASE)(
             keys=[state.lease_key(self.what)], args=[self.fence, int(self._ttl * 1000)]
         )
-        self._lost = self._lost or not held
+        if held:
+            self._ends_at = asked_at + self._ttl
+        else:
+            self._lost = True
         return not self._lost
 
     def release(self) -> None:
@@ -66,7 +87,9 @@ class Lease:
 
 
 @contextmanager
-def held(client: state.Client, what: str, *, ttl: float) -> Iterator[Lease | None]:
+def held(
+    client: state.Client, what: str, *, ttl: float, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Lease | None]:
     """Hold the lease on `what` for the length of the block; None when somebody else holds it.
 
     A thread renews it every third of `ttl` seconds, so that a long answer of a server does not lose it. When the
@@ -75,6 +98,7 @@ def held(client: state.Client, what: str, *, ttl: float) -> Iterator[Lease | Non
     Raises:
         RedisUnavailable: there is no lease to be had without Redis.
     """
+    since = clock()
     fence = int(
         client.register_script(state.ACQUIRE_LEASE)(
             keys=[state.lease_key(what), state.FENCE], args=[what, int(ttl * 1000)]
@@ -83,7 +107,7 @@ def held(client: state.Client, what: str, *, ttl: float) -> Iterator[Lease | Non
     if not fence:
         yield None
         return
-    lease = Lease(client, what, fence=fence, ttl=ttl)
+    lease = Lease(client, what, fence=fence, ttl=ttl, since=since, clock=clock)
     thread = threading.Thread(target=lease.keep, name=f"lease {what}", daemon=True)
     thread.start()
     try:

@@ -12,6 +12,7 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Totals:
 
     pulled: int = 0
     arrived: int = field(default=0, repr=False)
+    rung: int = field(default=0, repr=False)
     delivered: int = 0
     waiting: int = 0
     failed: int = 0
@@ -44,6 +46,9 @@ class Totals:
 
 Progress = Callable[[Totals], None]
 
+_DEATHS = 20
+"""How many pools may be lost in one run; more than a few deadly messages, or something worse, is left to the next."""
+
 _here: Quay
 _bells: multiprocessing.Queue[Ticket]
 
@@ -56,26 +61,55 @@ def run(
     Raises:
         RedisUnavailable: there is no working without leases.
     """
+    totals = Totals()
+    left = set(mailboxes)
+    for _ in range(_DEATHS):
+        try:
+            _work(quay, left, totals, drain=drain, progress=progress)
+            break
+        except BrokenProcessPool:
+            # A message that kills its process takes the whole pool along; a new pool goes on with all the others.
+            totals.note(
+                "a process died at its work; its mailbox or batch is free again when LEASE_TTL is over"
+            )
+    waiting = quay.spool.tickets()
+    for ticket in waiting:
+        if ticket.attempts:
+            totals.note(
+                f"{ticket.mailbox}: the delivery of batch {ticket.batch} was begun and not ended; run again"
+            )
+    totals.waiting = sum(ticket.messages for ticket in waiting)
+    progress(totals)
+    return totals
+
+
+def _work(quay: Quay, left: set[str], totals: Totals, *, drain: bool, progress: Progress) -> None:
+    """Pull the mailboxes that are `left`, striking them off, and deliver until nothing is due.
+
+    Raises:
+        BrokenProcessPool: a process died.
+    """
     context = multiprocessing.get_context("spawn")
     bells: multiprocessing.Queue[Ticket] = context.Queue()
-    totals = Totals()
     workers = max(2, os.cpu_count() or 1)
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=_begin, initargs=(quay.redis_url, dict(os.environ), bells)
     ) as pool:
-        running: set[Future[Any]] = {pool.submit(_pull, name) for name in mailboxes}
+        running: set[Future[Any]] = {pool.submit(_pull, name) for name in sorted(left)}
         handed: set[str] = set()
-        rung = 0
         while True:
             for ticket in _rung(bells):
-                rung += ticket.messages
+                totals.rung += ticket.messages
                 if drain:
                     handed.add(str(ticket))
                     running.add(pool.submit(_deliver, ticket))
             for future in [future for future in running if future.done()]:
                 running.discard(future)
-                _count(totals, future.result())
-            totals.pulled = max(totals.arrived, rung)
+                result = future.result()
+                if isinstance(result, Pulled):
+                    left.discard(result.mailbox)
+                _count(totals, result)
+            totals.pulled = max(totals.arrived, totals.rung)
             progress(totals)
             if not running:
                 due = [] if not drain else _due(quay, handed)
@@ -83,9 +117,6 @@ def run(
                     break
                 handed.update(map(str, due))
                 running.update(pool.submit(_deliver, ticket) for ticket in due)
-    totals.waiting = sum(ticket.messages for ticket in quay.spool.tickets())
-    progress(totals)
-    return totals
 
 
 def _begin(redis_url: str, environ: dict[str, str], bells: multiprocessing.Queue[Ticket]) -> None:

@@ -104,7 +104,7 @@ def _state(
     asked_for = max(
         (receipt.not_before.timestamp() for receipt in retries if receipt.not_before), default=0.0
     )
-    backed_off = now + min(_LONGEST_RETRY_SECONDS, 2.0**before.attempts) * jitter()
+    backed_off = now + min(_LONGEST_RETRY_SECONDS, 2.0 ** min(before.attempts, 10)) * jitter()
     return OutputState(
         attempts=before.attempts + 1,
         due=int(max(asked_for, backed_off)) + 1,

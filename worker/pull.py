@@ -16,8 +16,9 @@ from itertools import takewhile
 
 import structlog
 
+from worker import state
 from worker.checkpoint import Checkpoint, Place
-from worker.errors import LoginRefused, MailquayError
+from worker.errors import LoginRefused, MailquayError, RedisUnavailable, Unreachable
 from worker.identity import batch_id, imap_id, pop3_id
 from worker.lease import Lease, held
 from worker.mailbox import Mailbox
@@ -64,7 +65,7 @@ class Spooled:
 
     batch: Batch
     ticket: Ticket | None
-    left_out: Incomplete | None
+    left_out: MailquayError | None
 
 
 def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("inf")) -> Pulled:
@@ -75,7 +76,7 @@ def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("i
     begun = time.monotonic()
     pulled = Pulled(mailbox.name)
     try:
-        with held(quay.client, f"mailbox:{mailbox.name}", ttl=quay.lease_seconds) as lease:
+        with held(quay.client, state.mailbox_lease(mailbox.name), ttl=quay.lease_seconds) as lease:
             if lease is None:
                 pulled.busy = True
                 return pulled
@@ -83,8 +84,12 @@ def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("i
             quay.standings.well(mailbox.name, quay.clock())
     except MailquayError as error:
         pulled.trouble = error
-        _park(quay, mailbox, error)
-    quay.timetable.answered(pull_entry(mailbox.name))
+    if not isinstance(pulled.trouble, RedisUnavailable):
+        # Without Redis there is nothing to be parked in, and the timetable calls again by itself.
+        with suppress(RedisUnavailable):
+            if pulled.trouble:
+                _park(quay, mailbox, pulled.trouble)
+            quay.timetable.answered(pull_entry(mailbox.name))
     _report(pulled, time.monotonic() - begun)
     return pulled
 
@@ -112,17 +117,26 @@ def _pull(errand: Errand) -> None:
     finally:
         source.close()
         if errand.pulled.batches:
-            quay.spool.remember(mailbox.name, quay.checkpoints.export(mailbox.name))
+            _remember(errand)
 
 
 def _recall(errand: Errand) -> None:
     """Bring checkpoints back that a flushed Redis has lost: else an old mailbox would look new and skip its mail."""
     quay, name = errand.quay, errand.mailbox.name
-    if not quay.checkpoints.known(name) and (note := quay.spool.recall(name)):
+    unknown = set(errand.mailbox.folders) - quay.checkpoints.known(name)
+    note = quay.spool.recall(name) if unknown else None
+    if note and (lost := {folder: at for folder, at in note["folders"].items() if folder in unknown}):
         log.warning(
             "checkpoint.restored", mailbox=name, reason="Redis had lost it; repeats carry the same ids"
         )
-        quay.checkpoints.restore(errand.lease.fence, name, note)
+        quay.checkpoints.restore(errand.lease.fence, name, {**note, "folders": lost})
+
+
+def _remember(errand: Errand) -> None:
+    """Keep a copy of the checkpoints beside the spool, unless Redis was flushed meanwhile: then the old copy counts."""
+    exported = errand.quay.checkpoints.export(errand.mailbox.name)
+    if exported["folders"]:
+        errand.quay.spool.remember(errand.mailbox.name, exported)
 
 
 def _signed_in(quay: Quay, mailbox: Mailbox) -> Source:
@@ -148,6 +162,10 @@ def _checkpoint(errand: Errand, source: Source, opened: Opened) -> Checkpoint:
     elif mailbox.since.kind != "all":
         start = mailbox.since.start(quay.now())
         uid, uidls = source.start(opened, start.date() if start and mailbox.since.kind != "now" else None)
+    # The note comes first: were Redis flushed between the two, SINCE=now would begin later and skip mail.
+    note = quay.checkpoints.export(mailbox.name)
+    note["folders"][opened.folder] = [opened.uidvalidity, uid]
+    quay.spool.remember(mailbox.name, {**note, "uidls": sorted({*note["uidls"], *uidls})})
     quay.checkpoints.move(
         errand.lease.fence,
         mailbox.name,
@@ -156,7 +174,6 @@ def _checkpoint(errand: Errand, source: Source, opened: Opened) -> Checkpoint:
         uid=uid,
         uidls=sorted(uidls),
     )
-    quay.spool.remember(mailbox.name, quay.checkpoints.export(mailbox.name))
     return Checkpoint(opened.uidvalidity, uid, uidls)
 
 
@@ -171,10 +188,10 @@ def _bring(
         try:
             for group, fetched in source.fetch(groups):
                 huge = group[0].size > limits.batch_size
-                messages = fetched if huge else _in_memory(fetched)
+                messages, broken = (fetched, None) if huge else _in_memory(fetched, 2 * limits.batch_size)
                 written, writing = writing, None
                 _hand_over(errand, opened, written, again=again)
-                writing = hand.submit(_spool, errand, opened, group, messages)
+                writing = hand.submit(_spool, errand, opened, group, messages, broken=broken, again=again)
                 if huge:
                     # It goes straight from the wire to the file, so the wire belongs to the writing thread.
                     wait([writing])
@@ -186,15 +203,38 @@ def _bring(
             _hand_over(errand, opened, writing, again=again)
 
 
-def _in_memory(fetched: Iterable[Fetched]) -> list[Fetched]:
-    """Read a group off the wire. Messages that the server left out are missed when the batch is written."""
+def _in_memory(fetched: Iterable[Fetched], limit: int) -> tuple[list[Fetched], MailquayError | None]:
+    """Read a group off the wire; what came before the wire broke counts, else a shaky one would never get anywhere.
+
+    A group was put together by the sizes that the server announced: one that sends more than `limit` octets instead is
+    cut short, so that it cannot fill the memory.
+    """
     messages: list[Fetched] = []
-    with suppress(Incomplete):
-        messages.extend(replace(message, chunks=tuple(message.chunks)) for message in fetched)
-    return messages
+    octets = 0
+    try:
+        for message in fetched:
+            chunks = tuple(message.chunks)
+            messages.append(replace(message, chunks=chunks))
+            octets += sum(map(len, chunks))
+            if octets > limit:
+                raise Unreachable(
+                    f"the server announced a batch of messages and sent {octets} octets, more than twice BATCH_SIZE. "
+                    "What came is kept, the rest is asked for again"
+                )
+    except MailquayError as error:
+        return messages, error
+    return messages, None
 
 
-def _spool(errand: Errand, opened: Opened, group: Sequence[Ref], messages: Iterable[Fetched]) -> Spooled:
+def _spool(
+    errand: Errand,
+    opened: Opened,
+    group: Sequence[Ref],
+    messages: Iterable[Fetched],
+    *,
+    broken: MailquayError | None,
+    again: bool,
+) -> Spooled:
     """One durable batch of what the server gave. What it left out ends the batch: the checkpoint must not pass it."""
     quay, mailbox = errand.quay, errand.mailbox
     planned = {ref: _entry(mailbox, opened, ref) for ref in group}
@@ -215,10 +255,14 @@ def _spool(errand: Errand, opened: Opened, group: Sequence[Ref], messages: Itera
                 entry = replace(planned[message.ref], flags=message.flags, received=received)
                 written[message.ref] = writer.add(entry, message.chunks)
         whole = list(takewhile(lambda ref: ref in written, group))
-        left_out = None
-        if len(whole) < len(group):
+        left_out = broken
+        if len(whole) < len(group) and not broken:
             left_out = Incomplete(f"the server left out {len(group) - len(whole)} of {len(group)} messages")
-        batch = replace(plan, entries=tuple(written[ref] for ref in whole))
+        # A part of what was planned is another batch: under the plan's id it could pass for an older generation of it.
+        entries = tuple(written[ref] for ref in whole)
+        # What comes again must not pass for an older generation of the damaged batch, should that be retried by hand.
+        ids = [*(["again"] if again else []), *(entry.id for entry in entries)]
+        batch = replace(plan, id=batch_id(ids), entries=entries)
         errand.lease.check()
         return Spooled(batch, writer.commit(batch, due=batch.created) if whole else None, left_out)
 
@@ -236,7 +280,12 @@ def _hand_over(errand: Errand, opened: Opened, writing: Future[Spooled] | None, 
     if writing is None:
         return
     spooled = writing.result()
-    entries, name = spooled.batch.entries, errand.mailbox.name
+    batch, entries, name = spooled.batch, spooled.batch.entries, errand.mailbox.name
+    if spooled.ticket:
+        places = [
+            Place(batch.folder, entry.id, batch.uidvalidity, entry.uid, entry.uidl) for entry in entries
+        ]
+        errand.quay.checkpoints.note_places(name, batch.id, places)
     if spooled.ticket and not again:
         errand.quay.checkpoints.move(
             errand.lease.fence,

@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -42,12 +43,23 @@ _ANSWER_SECONDS = 60.0
 
 
 class Quay:
-    """One process's clients and stores. `redis_url` is the settings' own, or that of an embedded server."""
+    """One process's clients and stores. `redis_url` is the settings' own, or that of an embedded server.
 
-    def __init__(self, settings: Settings, redis_url: str, *, clock: Callable[[], float] = time.time) -> None:
+    `answer_seconds` is what a mail server may take for one answer.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis_url: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        answer_seconds: float = _ANSWER_SECONDS,
+    ) -> None:
         self.settings = settings
         self.redis_url = redis_url
         self.clock = clock
+        self._answer_seconds = answer_seconds
         self.client = state.connect(redis_url)
         self.lease_seconds = settings.lease_ttl.total_seconds()
         self.timetable = Timetable(self.client)
@@ -112,7 +124,7 @@ class Quay:
             mailbox.endpoint,
             credentials,
             message_max=self.settings.message_max,
-            answer_seconds=_ANSWER_SECONDS,
+            answer_seconds=self._answer_seconds,
             clock=time.monotonic,
         )
 
@@ -152,14 +164,17 @@ class Quay:
                 output = load_output(said.type)(name, said.options)
             except PluginError as error:
                 raise Misconfigured(f"output {name}: {error}") from error
-            output.open()
             self._outputs[name] = output
+            # When this raises, `forget_output` closes what was half open.
+            output.open()
         return self._outputs[name]
 
     def forget_output(self, name: str) -> None:
         """Close an output that raised, so that its next use opens it anew."""
         if output := self._outputs.pop(name, None):
-            output.close()
+            # An output in trouble may not even close well; that is no reason to lose the receipts of the others.
+            with suppress(Exception):
+                output.close()
 
     def close(self) -> None:
         """Let all clients go."""

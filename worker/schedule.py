@@ -6,7 +6,6 @@ Any number of beats may run; none is a leader, and no schedule file exists. A ti
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,8 +14,9 @@ from typing import Any
 import structlog
 from celery.beat import Scheduler
 from celery.schedules import crontab
+from kombu.exceptions import OperationalError
 
-from worker import state
+from worker import health
 from worker.errors import RedisUnavailable
 from worker.quay import Quay, quay
 from worker.timetable import KEEP_ALIVE, SWEEP, pull_entry
@@ -28,8 +28,8 @@ _KEEP_ALIVE_SECONDS = 6 * 3600.0
 log = structlog.get_logger("beat")
 
 
-def next_cron(line: str, now: float) -> float:
-    """The Unix time after `now` that a five-field cron line names next, in UTC."""
+def next_cron(line: str, now: float, app: Any) -> float:
+    """The Unix time after `now` that a five-field cron line names next, in UTC. `app` is Celery's, set to UTC."""
     minute, hour, day, month, weekday = line.split()
     moment = datetime.fromtimestamp(now, UTC)
     schedule = crontab(
@@ -39,6 +39,7 @@ def next_cron(line: str, now: float) -> float:
         month_of_year=month,
         day_of_week=weekday,
         nowfun=lambda: moment,
+        app=app,
     )
     wait: timedelta = schedule.remaining_estimate(moment)
     # Celery rounds down to the second; a second too early would name the same minute twice.
@@ -66,14 +67,19 @@ class MailboxScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
             while taken := self._quay.timetable.claim(now):
                 for entry in taken:
                     self._ring(entry, now)
-            self._quay.client.hset(state.BEATS, socket.gethostname(), int(now * 1000))
+            health.sign_of_life(self._quay, "beat")
             due = self._quay.timetable.next_due()
         except RedisUnavailable as error:
             log.warning("beat.waiting", reason=error.sentence)
-            # After a flush the timetable is empty and has to be filled again.
+            # A Redis that comes back may have lost entries; they are filled in again.
             self._synced = False
             return _LONGEST_NAP_SECONDS
+        except OperationalError as error:
+            # What was claimed and not rung is noted as unanswered: the sweep rings it.
+            log.warning("beat.waiting", reason=f"the broker does not answer ({type(error).__name__})")
+            return _LONGEST_NAP_SECONDS
         if due is None:
+            # It was flushed.
             self._synced = False
         return min(_LONGEST_NAP_SECONDS, max(0.0, (due or 0) - self._clock()))
 
@@ -102,7 +108,9 @@ class MailboxScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
 
     def _ring(self, entry: str, now: float) -> None:
         kind, _, mailbox = entry.partition(":")
-        if mailbox and (line := self._quay.settings.mailboxes[mailbox].every.cron):
-            self._quay.timetable.park(entry, next_cron(line, now))
+        # Another beat may know a mailbox that this one does not; its puller will.
+        found = self._quay.settings.mailboxes.get(mailbox)
+        if found and found.every.cron:
+            self._quay.timetable.park(entry, next_cron(found.every.cron, now, self.app))
         args = [mailbox] if mailbox else []
         self.app.send_task(f"mailquay.{kind}", args=args)

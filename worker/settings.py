@@ -169,6 +169,12 @@ class General(Options):
         description="How often batches that are due and forgotten are looked for.",
         examples=["1m"],
     )
+    stalled_after: Duration = Field(
+        default=timedelta(minutes=5),
+        ge=timedelta(seconds=1),
+        description="A worker that finishes nothing while work waits for so long is reported as unhealthy.",
+        examples=["10m"],
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = Field(
         default="info", description="Least important event that is logged.", examples=["debug"]
     )

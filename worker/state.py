@@ -25,10 +25,6 @@ EVERY = PREFIX + "every"
 """Hash: schedule entry -> `interval_ms:phase_ms`, or `cron`."""
 RUNG = PREFIX + "rung"
 """Hash: schedule entry -> `first_ms:last_ms`, when its bell was rung; deleted when the work was done."""
-BEATS = PREFIX + "beats"
-"""Hash: host of a beat -> Unix milliseconds of its last tick."""
-FINISHED = PREFIX + "finished"
-"""Hash: `role@host` -> Unix milliseconds at which a worker there last finished a task."""
 FENCE = PREFIX + "fence"
 """Hash: leased thing -> the highest fence ever given out for it."""
 
@@ -58,6 +54,11 @@ def again_key(mailbox: str) -> str:
     return f"{PREFIX}again:{{{mailbox}}}"
 
 
+def places_key(mailbox: str, batch: str) -> str:
+    """String with a time to live: JSON of where the messages of a batch lie, in case its file loses its beginning."""
+    return f"{PREFIX}places:{{{mailbox}}}:{batch}"
+
+
 def settle_key(mailbox: str) -> str:
     """Set: JSON of messages that every output has accepted and the server may now mark, move or delete."""
     return f"{PREFIX}settle:{{{mailbox}}}"
@@ -68,13 +69,18 @@ def bell_key(ticket: str) -> str:
     return f"{PREFIX}bell:{ticket}"
 
 
+def life_key(role: str, host: str) -> str:
+    """String with a time to live: Unix milliseconds at which a role on a host last did a piece of work."""
+    return f"{PREFIX}life:{role}@{host}"
+
+
 def standing_key(mailbox: str) -> str:
     """Hash: how a mailbox stands: state, sentence, counters, times. For people; nothing decides on it but parking."""
     return f"{PREFIX}standing:{{{mailbox}}}"
 
 
 def token_key(account: str) -> str:
-    """Hash: `version` and `blob`, the sealed token cache of an account."""
+    """Hash: `version`, `blob` (the sealed token cache of an account) and `stored_at` (Unix seconds)."""
     return f"{PREFIX}token:{{{account}}}"
 
 
@@ -164,6 +170,30 @@ end
 return taken
 """
 
+SYNC_SCHEDULE = """
+-- Makes the entries of the schedule exactly these, in one instant, so that beats that start together ring once.
+-- KEYS: 1 due (sorted set), 2 every (hash), 3 rung (hash)
+-- ARGV: 1 now in ms, then for each entry its name and its `interval_ms:phase_ms`, or `cron`
+-- A new entry is due at once; one whose interval became shorter is due within the new one; others keep their time.
+local now, wanted = tonumber(ARGV[1]), {}
+for i = 2, #ARGV, 2 do
+  local entry, every = ARGV[i], ARGV[i + 1]
+  wanted[entry] = true
+  local due = redis.call('ZSCORE', KEYS[1], entry)
+  local changed = redis.call('HGET', KEYS[2], entry) ~= every
+  local latest = now + tonumber(string.match(every, '^(%d+):') or '0')
+  if changed then redis.call('HSET', KEYS[2], entry, every) end
+  if not due or (changed and tonumber(due) > latest) then redis.call('ZADD', KEYS[1], ARGV[1], entry) end
+end
+for _, entry in ipairs(redis.call('HKEYS', KEYS[2])) do
+  if not wanted[entry] then
+    redis.call('HDEL', KEYS[2], entry)
+    redis.call('ZREM', KEYS[1], entry)
+    redis.call('HDEL', KEYS[3], entry)
+  end
+end
+"""
+
 SWAP_TOKEN = """
 -- Stores a sealed token cache if nobody stored a newer one meanwhile: compare and set on the version.
 -- KEYS: 1 token (hash)                         ARGV: 1 version that was read ('0' for none), 2 blob
@@ -171,7 +201,7 @@ SWAP_TOKEN = """
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
 if version ~= ARGV[1] then return 0 end
 local new = tonumber(version) + 1
-redis.call('HSET', KEYS[1], 'version', new, 'blob', ARGV[2])
+redis.call('HSET', KEYS[1], 'version', new, 'blob', ARGV[2], 'stored_at', redis.call('TIME')[1])
 return new
 """  # noqa: S105  (a script)
 
@@ -194,7 +224,7 @@ def answering() -> Iterator[None]:
     """Turn every way in which Redis can be away into one error that says what it means.
 
     Raises:
-        RedisUnavailable: instead of redis-py's connection, time-out, read-only and memory errors.
+        RedisUnavailable: instead of redis-py's connection, time-out, read-only, memory and disk errors.
     """
     try:
         yield
@@ -203,9 +233,13 @@ def answering() -> Iterator[None]:
             f"Redis does not answer ({type(error).__name__}). Nothing is pulled or delivered until it is back; "
             "check REDIS_URL and the server."
         ) from error
-    except (redis.ReadOnlyError, redis.OutOfMemoryError) as error:
+    except redis.ResponseError as error:
+        # The server's own disk is full or broken; redis-py has no class for it.
+        disk = str(error).startswith("MISCONF")
+        if not (disk or isinstance(error, redis.ReadOnlyError | redis.OutOfMemoryError)):
+            raise
         raise RedisUnavailable(
-            f"Redis refuses writes ({type(error).__name__}). Nothing is pulled until it takes them again; "
+            f"Redis refuses writes ({'MISCONF' if disk else type(error).__name__}). Nothing is pulled until it takes them again; "
             "check its memory, its disk and maxmemory-policy (it must be noeviction)."
         ) from error
 

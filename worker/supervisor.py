@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -66,6 +67,7 @@ class Supervisor:
         *,
         clock: Callable[[], float] = time.monotonic,
         output: int | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         self._roles = roles
         # TERM ends a worker softly: running tasks get time to end, then they are handed back.
@@ -75,14 +77,14 @@ class Supervisor:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[str, float] = {}
         self._pauses: dict[str, float] = {}
-        self.stop = threading.Event()
+        self.stop = stop or threading.Event()
 
-    def run(self, every: Callable[[], None] | None = None) -> None:
-        """Start all roles and keep them running until `stop` is set; `every` is called about once a second."""
+    def run(self, every: Callable[[], None] | None = None, *, seconds: float = 1.0) -> None:
+        """Start all roles and keep them running until `stop` is set; `every` is called about every so many seconds."""
         try:
             for role in self._roles:
                 self._start(role)
-            while not self.stop.wait(1.0):
+            while not self.stop.wait(seconds):
                 for role in self._roles:
                     self._look_after(role)
                 if every:
@@ -92,18 +94,22 @@ class Supervisor:
 
     def pids(self) -> dict[str, int]:
         """The process id of each role that runs."""
-        return {name: process.pid for name, process in self._processes.items() if process.poll() is None}
+        processes = list(self._processes.items())
+        return {name: process.pid for name, process in processes if process.poll() is None}
 
     def _look_after(self, role: Role) -> None:
-        code = self._processes[role.name].poll()
-        if code is None:
-            return
+        if process := self._processes.get(role.name):
+            if (code := process.poll()) is None:
+                return
+            log.error("role.died", role=role.name, code=code)
+            # What it left behind would work on beside its successor. Later its number may be another's.
+            _kill_group(process)
+            del self._processes[role.name]
         lived = self._clock() - self._started[role.name]
         pause = 1.0 if lived > _SETTLED_SECONDS else self._pauses.get(role.name, 1.0)
         if lived < pause:
             return
         self._pauses[role.name] = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-        log.error("role.died", role=role.name, code=code, next_pause=self._pauses[role.name])
         self._start(role)
 
     def _start(self, role: Role) -> None:
@@ -129,9 +135,11 @@ class Supervisor:
                 process.wait(timeout=max(0.1, give_up - self._clock()))
             except subprocess.TimeoutExpired:
                 log.warning("role.killed", role=name, reason=f"it did not stop in {STOP_SECONDS:.0f} s")
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                # The whole group is gone, as it should be.
-                continue
+            _kill_group(process)
             process.wait()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a role; mostly there is nothing, as it should be (macOS calls a lone corpse forbidden)."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

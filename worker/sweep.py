@@ -49,7 +49,9 @@ def sweep(quay: Quay, *, ring: Callable[[Ticket], None], ring_pull: Callable[[st
             ring_pull(mailbox)
     quay.timetable.answered(SWEEP)
     swept = Swept(len(due), len(forgotten), cleaned, len(waiting))
-    log.info(
+    # A sweep that found nothing is worth no line every ten seconds.
+    say = log.debug if swept == Swept() else log.info
+    say(
         "sweep.finished",
         batches=swept.batches,
         mailboxes=swept.mailboxes,

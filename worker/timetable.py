@@ -39,6 +39,11 @@ def phase(entry: str, interval: float) -> float:
     return share * interval
 
 
+def _spelled(entry: str, interval: float | None) -> str:
+    """An interval with its phase, in milliseconds, as the scripts read it."""
+    return "cron" if interval is None else f"{int(interval * 1000)}:{int(phase(entry, interval) * 1000)}"
+
+
 class Timetable:
     """The entries and when each is due."""
 
@@ -51,27 +56,10 @@ class Timetable:
         A new entry is due at once, an entry no longer wanted is removed, and one whose interval was shortened is due
         within the new one. Any number of beats may call this with the same configuration.
         """
-        known = cast("dict[str, str]", self._client.hgetall(state.EVERY))
-        armed = dict(cast("list[tuple[str, float]]", self._client.zrange(state.DUE, 0, -1, withscores=True)))
-        spelled = {
-            entry: "cron"
-            if interval is None
-            else f"{int(interval * 1000)}:{int(phase(entry, interval) * 1000)}"
-            for entry, interval in wanted.items()
-        }
-        if removed := known.keys() - wanted.keys():
-            self._client.hdel(state.EVERY, *removed)
-            self._client.zrem(state.DUE, *removed)
-            self._client.hdel(state.RUNG, *removed)
-        if changed := {entry: text for entry, text in spelled.items() if known.get(entry) != text}:
-            self._client.hset(state.EVERY, mapping=changed)  # type: ignore[arg-type]  # redis-py wants its own union
-        latest = {entry: (now + (interval or 0)) * 1000 for entry, interval in wanted.items()}
-        if due := {
-            entry: now * 1000
-            for entry in wanted
-            if entry not in armed or (entry in changed and armed[entry] > latest[entry])
-        }:
-            self._client.zadd(state.DUE, due)
+        spelled = [text for entry, interval in wanted.items() for text in (entry, _spelled(entry, interval))]
+        self._client.register_script(state.SYNC_SCHEDULE)(
+            keys=[state.DUE, state.EVERY, state.RUNG], args=[int(now * 1000), *spelled]
+        )
 
     def claim(self, now: float, limit: int = 1000) -> list[str]:
         """Take at most `limit` due entries; of any number of callers exactly one gets each."""

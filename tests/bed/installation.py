@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,11 @@ class Installation:
             "ENTRA__CA_FILE": str(identity.ca_file),
         }
 
-    def quay(self, **more: str) -> Quay:
-        """A quay of its own, as a process has one."""
+    def quay(self, *, clock: Callable[[], float] = time.time, **more: str) -> Quay:
+        """A quay of its own, as a process has one; `more` are variables that count for it alone."""
         said = settings.load({**self.environ, **more}, cwd=self.folder)
         assert said.redis_url is not None
-        quay = Quay(said, said.redis_url)
+        quay = Quay(said, said.redis_url, clock=clock)
         self._quays.append(quay)
         return quay
 

@@ -29,7 +29,7 @@ from tests.bed.identity import SCOPES
 from tests.bed.processes import BedProcess, wait_until
 from worker.demo.harbour import ALICE, BOB, ORDERS, SUPPORT
 from worker.demo.letters import letter
-from worker.demo.servers import Addresses
+from worker.demo.addresses import Addresses
 
 NOW = datetime(2026, 11, 23, 8, 30, tzinfo=UTC)
 

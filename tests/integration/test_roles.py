@@ -121,9 +121,7 @@ def test_up_without_any_mailbox_says_what_to_do_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["imap", "pop3"])
-def test_once_pulls_and_delivers_without_a_broker(
-    tmp_path: Path, dovecot: Dovecot, protocol: str
-) -> None:
+def test_once_pulls_and_delivers_without_a_broker(tmp_path: Path, dovecot: Dovecot, protocol: str) -> None:
     """`mailquay once` needs nothing but itself; a second run finds nothing to do."""
     dovecot.forget(BOB)
     letters = [numbered(n) for n in range(130)]

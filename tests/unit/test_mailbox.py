@@ -156,7 +156,7 @@ def test_delegated_sign_in_works_on_ones_own_server(tmp_path: Path) -> None:
     other = settings(tmp_path, **common, MAILBOX__A__SCOPES="mail.read,mail.more").mailboxes["a"]
 
     assert found.registration(box).authority == "https://localhost:8443/harbour.example"
-    assert found.registration(box).ca_file == tmp_path / "ca.pem"
+    assert found.registration(box).ca_file == str(tmp_path / "ca.pem")
     assert box.endpoint.ca_file == str(tmp_path / "ca.pem")
     assert box.scopes == ("https://outlook.office.com/IMAP.AccessAsUser.All",)
     assert other.scopes == ("mail.read", "mail.more")

@@ -60,7 +60,7 @@ def table(found: list[Line], now: float) -> Table:
         grid.add_row(
             line.mailbox,
             f"[{style}]{standing.state}[/]",
-            _ago(standing.pulled_at, now),
+            ago(standing.pulled_at, now),
             _ahead(line.next_at, now),
             str(standing.pulled),
             str(standing.delivered),
@@ -95,7 +95,8 @@ def command(*, as_json: bool) -> None:
             Console().print(table(found, time.time()))
 
 
-def _ago(moment: float, now: float) -> str:
+def ago(moment: float, now: float) -> str:
+    """How long ago a moment was, for people; 0 means never. Both in Unix seconds."""
     return f"{_span(now - moment)} ago" if moment else "never"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import requests
 
-from worker.demo.servers import Addresses
+from worker.demo.addresses import Addresses
 from worker.demo.variables import ACCOUNTS
 from worker.errors import Unreachable
 from worker.quay import Quay

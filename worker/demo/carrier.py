@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import Self
 
 import requests
 
@@ -36,10 +37,12 @@ class Carrier:
         self._session = requests.Session()
         # A proxy of this machine has no business with loopback.
         self._session.trust_env = False
+        # Servers close a connection that was idle for some seconds, perhaps just when the next letter comes.
+        self._session.headers["Connection"] = "close"
         self.written = 0
         self.brought = 0
 
-    def __enter__(self) -> Carrier:
+    def __enter__(self) -> Self:
         """Nothing is connected before the first letter."""
         return self
 

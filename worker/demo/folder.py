@@ -7,10 +7,9 @@ floor under the first.
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,28 +65,32 @@ class DemoFolder:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[DemoFolder]:
+def claimed(folder: DemoFolder) -> Iterator[None]:
     """Make the folder, or empty the one of an earlier demo, and keep other demos out for the length of the block.
 
     Raises:
         Misconfigured: it holds something that no demo made, another demo runs in it, or it cannot be made.
     """
-    path = path.absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        held = {entry.name for entry in path.iterdir()}
-        if held and MARKER not in held:
+    with ExitStack() as stack:
+        try:
+            _make(folder.path)
+            marker = stack.enter_context((folder.path / MARKER).open("a"))
+            _lock(marker.fileno(), folder.path)
+            _empty(folder.path)
+        except OSError as error:
             raise Misconfigured(
-                f"{path} holds files that no demo made; none was touched. Name another folder with --dir"
-            )
-        with (path / MARKER).open("a") as marker:
-            _lock(marker.fileno(), path)
-            _empty(path)
-            yield DemoFolder(path)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                f"{folder.path} cannot be the demo's folder ({error.strerror}). Name another one with --dir"
+            ) from error
+        yield
+
+
+def _make(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    held = {entry.name for entry in path.iterdir()}
+    if held and MARKER not in held:
         raise Misconfigured(
-            f"{path} cannot be the demo's folder ({os.strerror(error.errno or 0)}). Name another with --dir"
-        ) from error
+            f"{path} holds files that no demo made; none was touched. Name another folder with --dir"
+        )
 
 
 def _lock(marker: int, path: Path) -> None:

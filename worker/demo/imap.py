@@ -14,8 +14,9 @@ from argparse import Namespace
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, NoReturn
+from uuid import uuid4
 
-from proxyprotocol.reader import ProxyProtocolReader
+from proxyprotocol.sock import SocketInfo
 from pymap.backend.dict import Session
 from pymap.backend.dict.filter import FilterSet
 from pymap.concurrent import Subsystem
@@ -42,8 +43,12 @@ async def serving_imap(
     """Speak IMAP on `listener` for the length of the block."""
     config = _Config(tls)
     server = IMAPServer(_Login(provider, store, config), config)
-    callback = ProxyProtocolReader(config.proxy_protocol).get_callback(server)
-    listening = await asyncio.start_server(callback, sock=listener, ssl=tls)
+
+    async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # pymap's own callback starts a task that nobody holds, and the garbage collector ends it in mid-answer.
+        await server(reader, writer, SocketInfo.get(writer, None, unique_id=uuid4().bytes))
+
+    listening = await asyncio.start_server(session, sock=listener, ssl=tls)
     try:
         yield
     finally:

@@ -33,13 +33,14 @@ class Ledger:
             "maildir": _Maildir(outputs.maildir).new,
             "webhook": _Lines(outputs.receiver_log, id_key="webhook-id").new,
         }
-        self._expected: dict[str, Letter] = {}
+        # Number and mailbox by digest. Letters themselves are not kept: a demo may run for days.
+        self._expected: dict[str, tuple[int, str]] = {}
         self._held: dict[str, dict[str, str]] = {name: {} for name in self.places}
         self._again: dict[str, Counter[str]] = {name: Counter() for name in self.places}
 
     def expect(self, letters: Iterable[Letter]) -> None:
         """From now on these letters have to be in every output."""
-        self._expected |= {letter.digest: letter for letter in letters}
+        self._expected |= {letter.digest: (letter.number, letter.berth.name) for letter in letters}
 
     def look(self) -> dict[str, int]:
         """Read what is new; returns how many messages each output holds."""
@@ -66,16 +67,13 @@ class Ledger:
             held.update({self._held[name][id_]: times for id_, times in self._again[name].items()})
         missing = [letter for digest, letter in self._expected.items() if digest not in held]
         doubled = [letter for digest, letter in self._expected.items() if held[digest] > 1]
+        sent = Counter(mailbox for _, mailbox in self._expected.values())
         for what, letters in (("missing from", missing), ("more than once in", doubled)):
-            for mailbox in sorted({letter.berth.name for letter in letters}):
-                numbers = [letter.number for letter in letters if letter.berth.name == mailbox]
-                sent = sum(letter.berth.name == mailbox for letter in self._expected.values())
-                yield (
-                    f"{mailbox}: {len(numbers)} of {sent} letters {what} {name} ({self.places[name]}): "
-                    f"{_listed(numbers)}"
-                )
+            for mailbox in sorted({mailbox for _, mailbox in letters}):
+                numbers = [number for number, its in letters if its == mailbox]
+                yield f"{mailbox}: {len(numbers)} of {sent[mailbox]} letters {what} {name}: {_listed(numbers)}"
         if strange := held.keys() - self._expected.keys():
-            yield f"{len(strange)} messages in {name} ({self.places[name]}) are not what was sent"
+            yield f"{len(strange)} messages in {name} are not what was sent"
 
 
 def _listed(numbers: list[int]) -> str:

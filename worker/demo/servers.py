@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from worker.demo import harbour
+from worker.demo.addresses import Addresses
 from worker.demo.certificates import LOOPBACK, write_certificates
 from worker.demo.identity.lab import entra_app, lab_routes
 from worker.demo.imap import serving_imap
@@ -48,24 +49,6 @@ class Ports:
 
 
 FIXED_PORTS = Ports(identity=8443, lab=8080, imap=9993, pop3=9995, receiver=8081)
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where everything answers, and the files that clients need. Secrets are named by their files."""
-
-    host: str
-    authority: str
-    client_id: str
-    robot_id: str
-    robot_secret_file: str
-    lab: str
-    imap_port: int
-    pop3_port: int
-    receiver: str
-    receiver_secret_file: str
-    receiver_log: str
-    ca_file: str
 
 
 @contextlib.asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -10,20 +9,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
-from worker.demo.servers import Addresses
+from worker.demo.addresses import Addresses
 from worker.errors import Unreachable
 
 _STOP_SECONDS = 4.0
 
 
 class ServersProcess:
-    """Runs `python -m worker.demo.servers` in `folder` for the length of a `with` block; its words go to `log_file`."""
+    """Runs `python -m worker.demo.servers` in `folder` for the length of a `with` block.
+
+    What it says goes to `log_file`, or where this process's own words go.
+    """
 
     def __init__(
-        self, folder: Path, *, log_file: Path, environ: Mapping[str, str], arguments: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        log_file: Path | None,
+        environ: Mapping[str, str],
+        arguments: Sequence[str] = (),
     ) -> None:
         self._folder = folder
         self._log_file = log_file
@@ -31,11 +40,12 @@ class ServersProcess:
         self._arguments = arguments
         self._port_file = folder / "addresses.json"
 
-    def __enter__(self) -> ServersProcess:
+    def __enter__(self) -> Self:
         """Start; `addresses` waits until the servers answer."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._port_file.unlink(missing_ok=True)
-        with self._log_file.open("ab") as log:
+        with ExitStack() as stack:
+            log = stack.enter_context(self._log_file.open("ab")) if self._log_file else None
             self._process = subprocess.Popen(
                 [
                     sys.executable, "-m", "worker.demo.servers",
@@ -58,7 +68,7 @@ class ServersProcess:
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
@@ -82,4 +92,5 @@ class ServersProcess:
             Unreachable: they ended.
         """
         if (code := self._process.poll()) is not None:
-            raise Unreachable(f"the demo's servers ended with code {code}; {self._log_file} says why")
+            where = self._log_file or "the log"
+            raise Unreachable(f"the demo's servers ended with code {code}; {where} says why")

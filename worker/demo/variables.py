@@ -13,7 +13,7 @@ from pathlib import Path
 
 from worker import env
 from worker.demo import harbour
-from worker.demo.servers import Addresses
+from worker.demo.addresses import Addresses
 from worker.settings import General
 
 

@@ -1,4 +1,4 @@
-"""IMAP's FETCH answers and folder names as data: pure functions over bytes that a server sent.
+"""IMAP's FETCH answers as data: pure functions over bytes that a server sent.
 
 Lenient: items come in any order, with or without the ones that were asked for, and what is not understood is passed
 over. Nothing here reads from a connection.
@@ -6,7 +6,6 @@ over. Nothing here reads from a connection.
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,15 +47,3 @@ def fields(line: bytes, literals: tuple[bytes | bytearray, ...]) -> Answer | Non
         internaldate=received.group(1).decode("latin-1") if received else "",
         body=raw,
     )
-
-
-def mutf7(name: str) -> str:
-    """A folder's name in IMAP's modified UTF-7 (RFC 3501 section 5.1.3)."""
-    parts: list[str] = []
-    for run in re.findall(r"[\x20-\x7e]+|[^\x20-\x7e]+", name):
-        if run.isascii() and run.isprintable():
-            parts.append(run.replace("&", "&-"))
-        else:
-            text = base64.b64encode(run.encode("utf-16-be")).decode().rstrip("=").replace("/", ",")
-            parts.append(f"&{text}-")
-    return "".join(parts)

@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta, timezone
+from datetime import date
 
 from worker.errors import MailquayError, Misconfigured, Unreachable
 from worker.sources import Credentials, Endpoint, Fetched, Incomplete, Opened, Ref, sasl
-from worker.sources.fetch_answer import Answer, fields, mutf7
+from worker.sources.fetch_answer import Answer, fields
+from worker.sources.imap_text import day, instant, mutf7, quoted, uid_sets
 from worker.sources.refusal import meaning, shown
 from worker.sources.transport import Wire
 
@@ -25,10 +26,10 @@ _LINE = 1 << 20
 """Longest line: above a server's longest honest answer, below what would fill the memory."""
 _WINDOW = 2_000
 """Uids listed in one command: a folder of a million messages costs nothing to start with."""
+_SEARCHED = 90_000
+"""Uids searched in one command, so that the answer, which is one line, stays below the longest line."""
 _STREAMED = 1 << 20
 """A message of at least this size that is asked for alone is handed over in pieces."""
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_INTERNALDATE = re.compile(r"(\d{1,2})-(\w{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
 _LITERAL = re.compile(rb"\{(\d+)\}$")
 
 
@@ -97,7 +98,7 @@ class ImapSource:
         )
         chosen = sasl.mechanism(credentials, offered)
         if chosen is None and not credentials.bearer and "LOGINDISABLED" not in self._capabilities:
-            done = self._run(f"LOGIN {_quoted(credentials.user)} {_quoted(credentials.secret)}")
+            done = self._run(f"LOGIN {quoted(credentials.user)} {quoted(credentials.secret)}")
         elif chosen is None:
             raise Misconfigured(
                 f"{self._endpoint.host} offers none of the ways to sign in with this AUTH "
@@ -149,7 +150,7 @@ class ImapSource:
                 found["EXISTS"] = int(exists.group(1))
 
         command = "SELECT" if writable else "EXAMINE"
-        done = self._run(f"{command} {_quoted(mutf7(folder))}", note)
+        done = self._run(f"{command} {quoted(mutf7(folder))}", note)
         if done.status != "OK":
             raise meaning(done.text, host=self._endpoint.host, during=f"opening the folder {folder}")
         if not found.get("UIDVALIDITY"):
@@ -164,19 +165,10 @@ class ImapSource:
         last = opened.uid_next - 1 if opened.uid_next else self._highest()
         if since is None:
             return last, frozenset()
-        hits: list[int] = []
-        on = f"{since.day}-{_MONTHS[since.month - 1]}-{since.year}"
-        done = self._run(
-            f"UID SEARCH SINCE {on}",
-            lambda line: (
-                hits.extend(int(n) for n in line[8:].split() if n.isdigit())
-                if line.upper().startswith(b"* SEARCH")
-                else None
-            ),
-        )
-        if done.status != "OK":
-            raise meaning(done.text, host=self._endpoint.host, during="searching by date")
-        return (min(hits) - 1 if hits else last), frozenset()
+        for low in range(1, last + 1, _SEARCHED):
+            if hits := self._searched(low, min(low + _SEARCHED - 1, last), since):
+                return min(hits) - 1, frozenset()
+        return last, frozenset()
 
     def new(self, opened: Opened, *, after: int, seen: frozenset[str]) -> Iterator[list[Ref]]:  # noqa: ARG002
         """List uid and size of every message above `after`, in windows of uids, ascending."""
@@ -216,26 +208,27 @@ class ImapSource:
 
     def find(self, opened: Opened, uids: Sequence[int], uidls: Sequence[str]) -> list[Ref]:  # noqa: ARG002
         """List these uids; those that are gone are not in the answer."""
-        return self._listed(_uid_set([Ref(uid=uid) for uid in uids]), 0) if uids else []
+        return [ref for uid_set in uid_sets(uids) for ref in self._listed(uid_set, 0)]
 
     def settle(self, refs: Sequence[Ref], action: str) -> None:
         """Mark, move or delete by uid; a uid that is gone already is none of the server's concern."""
-        uids = _uid_set(refs)
         verb, _, target = action.partition(":")
-        if verb == "seen":
-            self._do(f"UID STORE {uids} +FLAGS.SILENT (\\Seen)")
-        elif verb == "move" and "MOVE" in self._capabilities:
-            self._do(f"UID MOVE {uids} {_quoted(mutf7(target))}")
-        else:
-            if "UIDPLUS" not in self._capabilities:
-                # A bare EXPUNGE would remove what others have marked (RFC 4315 section 2.1).
-                raise Misconfigured(
-                    f"{self._endpoint.host} has no UIDPLUS, so AFTER={verb} cannot be done safely. Use AFTER=seen."
-                )
-            if verb == "move":
-                self._do(f"UID COPY {uids} {_quoted(mutf7(target))}")
-            self._do(f"UID STORE {uids} +FLAGS.SILENT (\\Deleted)")
-            self._do(f"UID EXPUNGE {uids}")
+        moving = verb == "move" and "MOVE" in self._capabilities
+        if verb != "seen" and not moving and "UIDPLUS" not in self._capabilities:
+            # A bare EXPUNGE would remove what others have marked (RFC 4315 section 2.1).
+            raise Misconfigured(
+                f"{self._endpoint.host} has no UIDPLUS, so AFTER={verb} cannot be done safely. Use AFTER=seen."
+            )
+        for uids in uid_sets(ref.uid for ref in refs if ref.uid):
+            if verb == "seen":
+                self._do(f"UID STORE {uids} +FLAGS.SILENT (\\Seen)")
+            elif moving:
+                self._do(f"UID MOVE {uids} {quoted(mutf7(target))}")
+            else:
+                if verb == "move":
+                    self._do(f"UID COPY {uids} {quoted(mutf7(target))}")
+                self._do(f"UID STORE {uids} +FLAGS.SILENT (\\Deleted)")
+                self._do(f"UID EXPUNGE {uids}")
 
     def finish(self) -> None:
         """LOGOUT. What was settled is settled already, so the server's goodbye is not waited for."""
@@ -251,6 +244,19 @@ class ImapSource:
 
     def _highest(self) -> int:
         return max((ref.uid or 0 for ref in self._listed("*", 0)), default=0)
+
+    def _searched(self, low: int, high: int, since: date) -> list[int]:
+        """The uids of a range whose messages came on or after a day, as the server counts days."""
+        hits: list[int] = []
+
+        def note(line: bytes) -> None:
+            if line[:8].upper() == b"* SEARCH":
+                hits.extend(int(uid) for uid in line[8:].split() if uid.isdigit())
+
+        done = self._run(f"UID SEARCH UID {low}:{high} SINCE {day(since)}", note)
+        if done.status != "OK":
+            raise meaning(done.text, host=self._endpoint.host, during="searching by date")
+        return hits
 
     def _listed(self, uids: str, after: int) -> list[Ref]:
         found: dict[int, Ref] = {}
@@ -268,9 +274,8 @@ class ImapSource:
 
     def _ask(self, group: Sequence[Ref]) -> str:
         tag = self._tag()
-        self._wire.send(
-            f"{tag} UID FETCH {_uid_set(group)} (UID FLAGS INTERNALDATE BODY.PEEK[])\r\n".encode()
-        )
+        uids = ",".join(uid_sets(ref.uid for ref in group if ref.uid))
+        self._wire.send(f"{tag} UID FETCH {uids} (UID FLAGS INTERNALDATE BODY.PEEK[])\r\n".encode())
         return tag
 
     def _answers(self, tag: str, group: Sequence[Ref], early: dict[int, Fetched]) -> Iterator[Fetched]:
@@ -288,7 +293,7 @@ class ImapSource:
             answer = self._fetch_answer(line, group)
             if answer.uid is None or answer.body is None:
                 continue
-            fetched = Fetched(Ref(uid=answer.uid), answer.body, answer.flags, _instant(answer.internaldate))
+            fetched = Fetched(Ref(uid=answer.uid), answer.body, answer.flags, instant(answer.internaldate))
             if answer.uid in wanted:
                 yield replace(fetched, ref=wanted.pop(answer.uid))
             else:
@@ -383,40 +388,3 @@ class ImapSource:
 def _huge(group: Sequence[Ref]) -> bool:
     """Whether a group is one message that is too large to lie in memory whole."""
     return len(group) == 1 and group[0].size >= _STREAMED
-
-
-def _quoted(text: str) -> str:
-    """A quoted string (RFC 3501 section 4.3)."""
-    if any(letter in text for letter in "\r\n\0"):
-        raise Misconfigured("a name or password with a line break cannot be sent to an IMAP server")
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _uid_set(refs: Sequence[Ref]) -> str:
-    """Uids as a sequence set with ranges, short enough for servers that limit lines."""
-    uids = sorted(ref.uid for ref in refs if ref.uid)
-    parts: list[str] = []
-    first = last = uids[0]
-    for uid in [*uids[1:], 0]:
-        if uid == last + 1:
-            last = uid
-            continue
-        parts.append(str(first) if first == last else f"{first}:{last}")
-        first = last = uid
-    return ",".join(parts)
-
-
-def _instant(text: str) -> datetime | None:
-    """An INTERNALDATE such as ` 1-Feb-2026 09:08:07 +0100` (RFC 3501 date-time), or None when it is none."""
-    found = _INTERNALDATE.fullmatch(text.strip())
-    if not found:
-        return None
-    day, month, year, hour, minute, second, sign, hours, minutes = found.groups()
-    try:
-        offset = timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == "-" else 1)
-        return datetime(
-            int(year), _MONTHS.index(month.title()) + 1, int(day),
-            int(hour), int(minute), int(second), tzinfo=timezone(offset),
-        )  # fmt: skip
-    except ValueError:
-        return None

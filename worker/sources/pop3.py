@@ -99,7 +99,7 @@ class Pop3Source:
         answer = self._say(f"AUTH {mechanism}")
         if answer.startswith("+"):
             answer = self._say(sasl.encoded(mechanism, credentials, self._endpoint).decode())
-        if answer.startswith("+ "):
+        if answer.startswith("+") and not answer.startswith("+OK"):
             # The error challenge; the refusal comes after our answer to it.
             answer = self._say(sasl.answer_to_challenge(mechanism).decode())
         return answer
@@ -177,7 +177,14 @@ class Pop3Source:
     def _uidls(self) -> dict[str, int]:
         """UIDL -> message number in this session."""
         if self._listing is None:
-            self._listing = {uidl: number for number, uidl in self._numbered("UIDL").items()}
+            listed = self._numbered("UIDL")
+            if nameless := sum(not uidl for uidl in listed.values()):
+                raise Unreachable(
+                    f"{self._endpoint.host} listed {nameless} messages without a UIDL, so they cannot be told from those "
+                    "that were pulled before; nothing is pulled until it names them"
+                )
+            # Of equal copies with one UIDL, which RFC 1939 allows, one is enough.
+            self._listing = {uidl: number for number, uidl in listed.items()}
         return self._listing
 
     def _numbered(self, command: str) -> dict[int, str]:

@@ -57,7 +57,14 @@ class Wire:
         # Bytes that came before the handshake could be injected commands' answers (RFC 3501 section 6.2.1).
         if self._start != self._end:
             raise Unreachable(f"{self.endpoint.host} sent data ahead of the TLS handshake; hung up")
-        context = ssl.create_default_context(cafile=self.endpoint.ca_file)
+        try:
+            context = ssl.create_default_context(cafile=self.endpoint.ca_file)
+        except OSError as error:
+            self.close()
+            raise Misconfigured(
+                f"CA_FILE {self.endpoint.ca_file} cannot be used ({_why(error)}). It must hold certificates in PEM form, "
+                "readable for this user."
+            ) from error
         try:
             wrapped = context.wrap_socket(self._socket, server_hostname=self.endpoint.host)
         except ssl.SSLCertVerificationError as error:

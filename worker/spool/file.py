@@ -17,6 +17,7 @@ import os
 import struct
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -33,6 +34,17 @@ from worker.spool.archive import Archive
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _UNFINISHED_SECONDS = 60
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    KeyError,
+    ValueError,
+    EOFError,
+    OSError,
+    struct.error,
+    # `zipfile` says these of a directory whose flags or methods were overwritten.
+    RuntimeError,
+    NotImplementedError,
+)
 
 
 def _sync_directory(path: Path) -> None:
@@ -108,7 +120,7 @@ class FileSpool:
                 with zipfile.ZipFile(handle) as archive:
                     batch = Batch.loads(archive.read("batch.json"))
                     offsets = {info.filename: info.header_offset for info in archive.infolist()}
-            except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+            except _UNREADABLE as error:
                 raise self._damaged(ticket, bytes(view[: 1 << 20])) from error
             opened = FileBatch(batch, view, offsets)
             try:
@@ -212,13 +224,16 @@ class FileSpool:
     def _write(self, target: Path, content: bytes) -> None:
         """Replace a small file durably."""
         unfinished = self.path / "tmp" / uuid.uuid4().hex
-        with _room(self.path):
-            with unfinished.open("wb") as handle:
-                handle.write(content)
-                handle.flush()
-                os.fsync(handle.fileno())
-            unfinished.rename(target)
-            _sync_directory(target.parent)
+        try:
+            with _room(self.path):
+                with unfinished.open("wb") as handle:
+                    handle.write(content)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                unfinished.rename(target)
+                _sync_directory(target.parent)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _damaged(self, ticket: Ticket, head: bytes) -> BatchDamaged:
         return BatchDamaged(
@@ -242,15 +257,23 @@ class FileBatchWriter:
         """Open the file and write the plan."""
         with _room(self._path):
             self._handle = self._unfinished.open("wb", buffering=1 << 20)
-            fcntl.flock(self._handle, fcntl.LOCK_EX)
-            self._archive = Archive(self._handle)
-            self._archive.add("plan.json", (self._plan.dumps(),))
+        try:
+            with _room(self._path):
+                fcntl.flock(self._handle, fcntl.LOCK_EX)
+                self._archive = Archive(self._handle)
+                self._archive.add("plan.json", (self._plan.dumps(),))
+        except BaseException:
+            self._vanish()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close; remove the file unless it was committed."""
+        self._vanish()
+
+    def _vanish(self) -> None:
         with suppress(OSError):
             self._handle.close()
         self._unfinished.unlink(missing_ok=True)
@@ -305,9 +328,20 @@ class FileBatch:
         self._offsets = offsets
 
     def raw(self, entry: Entry) -> memoryview:
-        """The bytes of one message as a slice of the map; the caller compares their digest with the entry's."""
-        offset = self._offsets[entry.member]
-        *_, name, extra = _LOCAL_HEADER.unpack_from(self._view, offset)
+        """The bytes of one message as a slice of the map; the caller compares their digest with the entry's.
+
+        Raises:
+            BatchDamaged: they cannot be found.
+        """
+        try:
+            offset = self._offsets[entry.member]
+            *_, name, extra = _LOCAL_HEADER.unpack_from(self._view, offset)
+        except (KeyError, struct.error) as error:
+            raise BatchDamaged(
+                f"{entry.member} is not where the directory of batch {self.batch.id} says. Check the disk.",
+                mailbox=self.batch.mailbox,
+                plan=self.batch,
+            ) from error
         start = offset + _LOCAL_HEADER.size + name + extra
         return self._view[start : start + entry.size]
 
@@ -315,11 +349,12 @@ class FileBatch:
 def _plan(head: bytes) -> Batch | None:
     """The plan at the beginning of a batch, if it is whole."""
     try:
-        signature, *_, size, name, extra = _LOCAL_HEADER.unpack_from(head)
+        signature, *_, checksum, _, size, name, extra = _LOCAL_HEADER.unpack_from(head)
         start = _LOCAL_HEADER.size + name + extra
         if signature != b"PK\x03\x04" or head[_LOCAL_HEADER.size : start - extra] != b"plan.json":
             return None
-        return Batch.loads(head[start : start + size])
+        text = head[start : start + size]
+        return Batch.loads(text) if zlib.crc32(text) == checksum else None
     except (struct.error, ValueError):
         return None
 

@@ -103,7 +103,6 @@ class Entra:
         Raises:
             NeedsSignIn: declined, too late, or somebody else signed in; nothing was stored.
         """
-        stored = self._store.version(account)
         cache = msal.SerializableTokenCache()
         result = self._asked(
             lambda app: app.acquire_token_by_device_flow(flow, exit_condition=lambda _: give_up()), cache
@@ -117,8 +116,10 @@ class Entra:
                 f"{who or 'somebody without a name'} signed in, but this sign-in is for {account}; nothing was "
                 f"stored. Sign out in the browser and run `mailquay login {account}` again"
             )
-        if not self._store.swap(account, read=stored, cache=cache.serialize()):
-            raise Unreachable(f"somebody else signed in as {account} at the same moment; run it again")
+        text = cache.serialize()
+        while not self._store.swap(account, read=self._store.version(account), cache=text):
+            # A worker has just refreshed the tokens of the sign-in before; this one is newer.
+            continue
         return who
 
     def _refreshed(self, account: str, scopes: Sequence[str], cache: Any, version: int) -> AccessToken:

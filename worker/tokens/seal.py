@@ -8,6 +8,7 @@ protect against someone who also has the keys.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,8 +79,9 @@ def keys_in(path: Path, *, create: bool) -> list[str]:
 
 def _make(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(unfinished, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as handle:  # noqa: PTH123
+    # The name is unique and the mode 0600; process ids alone repeat between containers that share the folder.
+    number, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with open(number, "wb") as handle:  # noqa: PTH123
         handle.write(Fernet.generate_key() + b"\n")
         handle.flush()
         os.fsync(handle.fileno())
@@ -89,4 +91,4 @@ def _make(path: Path) -> None:
     except FileExistsError:
         pass
     finally:
-        unfinished.unlink()
+        Path(unfinished).unlink()

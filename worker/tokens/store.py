@@ -36,6 +36,11 @@ class TokenStore:
         """The stored version alone: it changes when somebody signs in."""
         return int(cast("str | None", self._client.hget(state.token_key(account.casefold()), "version")) or 0)
 
+    def stored_at(self, account: str) -> float | None:
+        """When the cache was stored last, in Unix seconds: at a sign-in or a refresh. None without one."""
+        found = cast("str | None", self._client.hget(state.token_key(account.casefold()), "stored_at"))
+        return None if found is None else float(found)
+
     def swap(self, account: str, *, read: int, cache: str) -> bool:
         """Store a cache in place of the version that was read; False when somebody else stored one meanwhile."""
         account = account.casefold()

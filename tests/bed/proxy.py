@@ -1,0 +1,128 @@
+"""A TLS proxy in front of a mail server of the bed that refuses, hangs, hangs up or shows a wrong certificate.
+
+It ends TLS on both sides, so a fault can come at a given word of the server's answer, to the octet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from dataclasses import dataclass
+from typing import Literal
+
+from tests.bed.clients import trusting
+from tests.bed.processes import answers, free_port, wait_until
+from worker.demo.certificates import Certificates
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens right behind the first `at` in what the server says: it hangs up, or says nothing more for ever.
+
+    Without `at` it happens before the server's first word.
+    """
+
+    kind: Literal["hang up", "hang"]
+    at: bytes = b""
+
+
+class FaultProxy:
+    """Stands before the TLS port `target` on localhost and presents `shown`. `fault` may be changed at any time."""
+
+    def __init__(self, target: int, *, trusted: Certificates, shown: Certificates | None = None) -> None:
+        self.port = free_port()
+        self.fault: Fault | None = None
+        self.sessions = 0
+        """Connections accepted so far."""
+        self._target = target
+        self._upstream = trusting(trusted.ca_file)
+        self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        presented = shown or trusted
+        self._server.load_cert_chain(presented.chain_file, presented.key_file)
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Listen, and return when connections are accepted."""
+        self._stopping.clear()
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self._serve(),), name="proxy"
+        )
+        self._thread.start()
+        wait_until(lambda: answers(self.port), timeout=5, what="the proxy's start")
+
+    def stop(self) -> None:
+        """End all sessions; connections are refused until `start`."""
+        if self._thread is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+            self._thread = None
+
+    def close(self) -> None:
+        """End for good."""
+        self.stop()
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        sessions: set[asyncio.Task[None]] = set()
+
+        async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            sessions.add(task)
+            try:
+                await self._session(reader, writer)
+            finally:
+                sessions.discard(task)
+
+        # Handshakes that a client breaks off are part of the game; nobody has to hear of them.
+        self._loop.set_exception_handler(lambda *_: None)
+        server = await asyncio.start_server(session, "127.0.0.1", self.port, ssl=self._server)
+        async with server:
+            await self._stopping.wait()
+            for task in sessions:
+                task.cancel()
+            await asyncio.gather(*sessions, return_exceptions=True)
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.sessions += 1
+        with contextlib.suppress(OSError):
+            behind, before = await asyncio.open_connection(
+                "localhost", self._target, ssl=self._upstream, server_hostname="localhost"
+            )
+            asking = asyncio.create_task(self._pass_on(reader, before))
+            try:
+                await self._answer(behind, writer)
+            finally:
+                asking.cancel()
+                before.transport.abort()
+                writer.transport.abort()
+                await asyncio.gather(asking, return_exceptions=True)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass the server's words on until the fault."""
+        fault, said = self.fault, b""
+        while fault is None or fault.at not in said:
+            data = await reader.read(1 << 16)
+            if not data:
+                return
+            before, said = len(said), said + data
+            if fault and fault.at in said:
+                data = said[before : said.index(fault.at) + len(fault.at)]
+            writer.write(data)
+            await writer.drain()
+        if fault.kind == "hang":
+            await self._stopping.wait()
+        else:
+            # What was written is to arrive before the end does.
+            writer.close()
+            with contextlib.suppress(OSError, ssl.SSLError):
+                await writer.wait_closed()

@@ -1,0 +1,1 @@
+"""Random histories of the real program against a model of it."""

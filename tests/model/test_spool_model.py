@@ -1,0 +1,260 @@
+"""Random histories of pulls, deliveries, deaths, lost leases and flushes: nothing is lost, nothing changes its id."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from tests.bed.valkey import Valkey
+from tests.model.mail_server import Ledger, MailServer, MemorySource
+from tests.model.mortal import Died, Life, mortal
+from worker import settings as configuration
+from worker.deliver import deliver
+from worker.identity import imap_id
+from worker.pull import pull
+from worker.quay import Quay
+from worker.spool import Batch
+from worker.spool.file import FileSpool
+
+NOW = 1_800_000_000.0
+OUTPUTS = ("archive", "crm")
+MOODS = ("well", "well", "down", "refusing", "raising", "moody")
+
+EXAMPLES = 30
+
+
+def lives(longest: int) -> st.SearchStrategy[tuple[int, bool] | None]:
+    """How many steps a process takes before it dies, and whether the last one was done; None lives on."""
+    return st.none() | st.tuples(st.integers(0, longest), st.booleans())
+
+
+class Harbour(RuleBasedStateMachine):
+    """One mailbox, its spool, its outputs, and everything that can happen to them."""
+
+    url: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(prefix="mq-model-")
+        self.now = NOW
+        self.server = MailServer()
+        self.ledgers = {name: Ledger(name) for name in OUTPUTS}
+        self.owed: set[int] = set()
+        """The uids that have to reach every output in the end, or to be refused."""
+
+    @initialize(since=st.sampled_from(["all", "now"]), there=st.integers(0, 8))
+    def begin(self, since: str, there: int) -> None:
+        """Some messages lie in the mailbox already; SINCE says whether they are wanted."""
+        environ = {
+            "REDIS_URL": self.url,
+            "DATA_DIR": self.folder.name,
+            "BATCH_MESSAGES": "3",
+            "LEASE_TTL": "60s",
+            **{f"OUTPUT__{name.upper()}__TYPE": "jsonl" for name in OUTPUTS},
+            **{f"OUTPUT__{name.upper()}__PATH": f"{self.folder.name}/{name}" for name in OUTPUTS},
+        }
+        box = {
+            "ADDRESS": "a@example.com", "HOST": "localhost", "PASSWORD": "x", "SINCE": since, "OUTPUTS": ",".join(OUTPUTS),
+        }  # fmt: skip
+        environ |= {f"MAILBOX__BOX__{key}": value for key, value in box.items()}
+        self.settings = configuration.load(environ, cwd=Path(self.folder.name))
+        self.spool = FileSpool(self.settings.data_dir / "spool", clock=lambda: self.now)
+        self.survivor = self.quay()
+        self.survivor.client.flushall()
+        self.since = since
+        self.arrive(there)
+
+    @contextmanager
+    def process(self, life: tuple[int, bool] | None) -> Iterator[Quay]:
+        """A process that may die in the block; what it holds then stays held. With None, one that lives on and on."""
+        if life is None:
+            # An output that raised was let go; here there is only one of each.
+            self.survivor._outputs.update(self.ledgers)
+            yield self.survivor
+            return
+        steps, done = life
+        quay = mortal(self.quay(), Life(steps, last_one_done=done))
+        with suppress(Died):
+            yield quay
+        quay.client.connection_pool.disconnect()
+
+    def quay(self) -> Quay:
+        """One process's view of this world."""
+        quay = Quay(self.settings, self.url, clock=lambda: self.now)
+        quay.source = lambda *_, **__: MemorySource(self.server)  # type: ignore[method-assign]
+        quay._outputs.update(self.ledgers)
+        return quay
+
+    # -- what can happen ---------------------------------------------------------------------------------------------
+
+    @rule(count=st.integers(1, 8))
+    def arrive(self, count: int) -> None:
+        """New mail. With SINCE=now what comes before the first look at the mailbox may be skipped, and nothing later."""
+        first = self.server.last + 1
+        self.server.arrive(count)
+        if self.since == "all" or self.spool.recall("box") is not None:
+            self.owed.update(range(first, self.server.last + 1))
+
+    @rule(life=lives(25))
+    def pull(self, life: tuple[int, bool] | None) -> None:
+        """One pull, which may die between any two steps."""
+        with self.process(life) as quay:
+            pull(quay, self.settings.mailboxes["box"], ring=lambda _: None)
+        self.server.during_fetch.clear()
+
+    @rule(which=st.integers(0, 5), moods=st.tuples(*[st.sampled_from(MOODS)] * 2), life=lives(10))
+    def deliver(self, which: int, moods: tuple[str, str], life: tuple[int, bool] | None) -> None:
+        """One delivery to outputs in any mood, which may die between any two steps."""
+        if not (tickets := self.spool.tickets()):
+            return
+        for ledger, mood in zip(self.ledgers.values(), moods, strict=True):
+            ledger.mood = mood
+        with self.process(life) as quay:
+            deliver(quay, tickets[which % len(tickets)])
+
+    @rule()
+    def leases_expire(self) -> None:
+        """Time passes for whatever a dead process held."""
+        for key in self.survivor.client.scan_iter("mailquay:lease:*"):
+            self.survivor.client.delete(key)
+
+    @rule()
+    def flush(self) -> None:
+        """Redis forgets everything."""
+        self.survivor.client.flushall()
+
+    @rule(
+        count=st.integers(1, 8),
+        groups=st.integers(0, 2),
+        also=st.sampled_from(["flush", "expire", "overtake"]),
+    )
+    def pull_while_the_lease_is_lost(self, count: int, groups: int, also: str) -> None:
+        """In the middle of a pull its lease goes away; another process may even do all the work meanwhile."""
+
+        def happen() -> None:
+            if also == "flush":
+                self.flush()
+            else:
+                self.leases_expire()
+            if also == "overtake":
+                self.pull(None)
+
+        self.arrive(count)
+        self.server.during_fetch = [*[lambda: None] * groups, happen]
+        self.pull(None)
+
+    @rule(seconds=st.sampled_from([1, 30, 700]))
+    def time_passes(self, seconds: int) -> None:
+        """Retries become due."""
+        self.now += seconds
+
+    @rule()
+    def clean(self) -> None:
+        """What the sweep does."""
+        self.spool.clean()
+
+    @rule()
+    def retry_what_failed(self) -> None:
+        """A person puts everything back."""
+        for ticket, _ in self.spool.failed():
+            self.spool.retry(ticket)
+
+    # -- what has to be true at any time -----------------------------------------------------------------------------
+
+    @invariant()
+    def what_the_checkpoint_has_passed_is_accounted_for(self) -> None:
+        """Promises P1 and P2: every debt is accepted, or still in the spool, or waits for a person."""
+        passed = self.passed()
+        somewhere = self.held()
+        for name, ledger in self.ledgers.items():
+            there = somewhere[name] | {id_ for id_, _ in ledger.accepted}
+            lost = [
+                uid for uid in self.owed if uid <= passed and imap_id("box", "INBOX", 7, uid) not in there
+            ]
+            assert not lost, f"{lost} reached {name} never, and are not in the spool"
+
+    @invariant()
+    def an_id_means_one_message(self) -> None:
+        """Promise P3: a repeat carries the same id, and nothing else ever does."""
+        for ledger in self.ledgers.values():
+            for id_, raw in ledger.accepted:
+                uid = int(raw.rpartition(b" ")[2])
+                assert (id_, raw) == (imap_id("box", "INBOX", 7, uid), self.server.raw(uid))
+
+    def passed(self) -> int:
+        """How far the mailbox counts as done: in Redis, or, when that was flushed, in the copy beside the spool."""
+        if found := self.survivor.checkpoints.load("box", "INBOX"):
+            return found.uid
+        note = self.spool.recall("box")
+        return int(note["folders"]["INBOX"][1]) if note else 0
+
+    def held(self) -> dict[str, set[str]]:
+        """For each output the ids that are owed to it by a batch that waits or has failed."""
+        found: dict[str, set[str]] = {name: set() for name in OUTPUTS}
+        waiting = [self.spool.path / "ready" / str(ticket) for ticket in self.spool.tickets()]
+        for path in (*waiting, *(self.spool.path / "failed").glob("*.zip")):
+            with zipfile.ZipFile(path) as archive:
+                for entry in Batch.loads(archive.read("batch.json")).entries:
+                    for output in entry.owed:
+                        found[output].add(entry.id)
+        return found
+
+    def teardown(self) -> None:
+        """Everybody is well again: what is owed arrives, and the spool is empty."""
+        if hasattr(self, "settings"):
+            self.come_to_rest()
+            self.survivor.close()
+        self.folder.cleanup()
+
+    def come_to_rest(self) -> None:
+        """Pull and deliver until there is nothing left to do."""
+        self.leases_expire()
+        for _ in range(3):
+            self.retry_what_failed()
+            self.pull(None)
+            for _ in range(200):
+                self.now += 700
+                self.clean()
+                if not self.spool.tickets():
+                    break
+                self.deliver(0, ("well", "well"), None)
+        assert self.spool.tickets() == []
+        assert self.spool.failed() == []
+        for ledger in self.ledgers.values():
+            arrived = {int(raw.rpartition(b" ")[2]) for _, raw in ledger.accepted}
+            assert self.owed <= arrived
+
+
+@pytest.fixture
+def _silence() -> Iterator[None]:
+    """Thousands of events would be kept for a failure that does not come."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_silence")
+def test_whatever_happens_in_whatever_order_nothing_is_lost(fresh_valkey: Valkey) -> None:
+    """Pull, deliver, death between any two steps, lost leases, flushes, retries by hand; and rest in the end."""
+    history = type("History", (Harbour,), {"url": fresh_valkey.url})
+    run_state_machine_as_test(
+        history,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=25,
+            deadline=None,
+            phases=(Phase.generate,),
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

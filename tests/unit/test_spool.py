@@ -1,0 +1,380 @@
+"""The spool: durable before it is visible, whole or known to be damaged, and gone only when somebody said so."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import shutil
+import stat
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from worker.errors import SpoolFull
+from worker.spool import Batch, BatchDamaged, Entry, OutputState, Spool, Ticket
+from worker.spool.file import FileSpool
+from worker.spool.memory import MemorySpool
+
+NOW = 1_800_000_000.0
+RAW = (b"Subject: one\r\n\r\nfirst\r\n", b"Subject: two\r\n\r\n\xff\x00second")
+
+
+def planned(*ids: str, generation: int = 0) -> Batch:
+    entries = tuple(Entry(one, uid=n, owed=("crm", "archive")) for n, one in enumerate(ids, 1))
+    return Batch(
+        "b" * 32, "support", "INBOX", 7, int(NOW), generation, entries, {"crm": OutputState(1, 2, 3, "busy")}
+    )
+
+
+def put(spool: Spool, plan: Batch, *raws: bytes, due: int = int(NOW)) -> Ticket:
+    with spool.new(plan) as writer:
+        entries = tuple(writer.add(entry, (raw,)) for entry, raw in zip(plan.entries, raws, strict=True))
+        return writer.commit(replace(plan, entries=entries), due=due)
+
+
+def contents(spool: Spool, ticket: Ticket) -> dict[str, bytes]:
+    """What a batch holds; bytes are compared with their digests, as deliver does."""
+    with spool.open(ticket) as opened:
+        found = {entry.id: bytes(opened.raw(entry)) for entry in opened.batch.entries}
+        for entry in opened.batch.entries:
+            if hashlib.sha256(found[entry.id]).hexdigest() != entry.sha256:
+                raise BatchDamaged("digest", mailbox=opened.batch.mailbox, plan=opened.batch)
+        return found
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> FileSpool:
+    return FileSpool(tmp_path / "spool", clock=lambda: NOW)
+
+
+@pytest.fixture(params=["file", "memory"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Spool:
+    return MemorySpool() if request.param == "memory" else FileSpool(tmp_path / "spool", clock=lambda: NOW)
+
+
+def test_a_batch_comes_back_as_it_was_put(either: Spool) -> None:
+    """Raw bytes, entries, what is owed, and what happened so far."""
+    ticket = put(either, planned("x", "y"), *RAW)
+
+    assert either.tickets() == [ticket]
+    assert contents(either, ticket) == {"x": RAW[0], "y": RAW[1]}
+    with either.open(ticket) as opened:
+        entry = opened.batch.entries[1]
+        assert replace(opened.batch, entries=()) == replace(planned(), entries=())
+        assert (entry.uid, entry.owed, entry.size) == (2, ("crm", "archive"), len(RAW[1]))
+    either.remove(ticket)
+    assert either.tickets() == []
+
+
+def test_what_was_not_committed_is_gone(either: Spool) -> None:
+    """A pull that breaks off leaves nothing behind."""
+    with either.new(planned("x")) as writer:
+        writer.add(planned("x").entries[0], (RAW[0],))
+    assert either.tickets() == []
+    if isinstance(either, FileSpool):
+        assert list((either.path / "tmp").iterdir()) == []
+
+
+def test_of_several_generations_only_the_newest_counts_and_clean_removes_the_others(either: Spool) -> None:
+    """A crash between two generations leaves both; the older one would ask outputs that have accepted."""
+    put(either, planned("x", "y"), *RAW)
+    newest = put(either, planned("y", generation=2), RAW[1], due=int(NOW) + 60)
+    put(either, planned("y", generation=1), RAW[1])
+
+    assert either.tickets() == [newest]
+    assert either.clean() == 2
+    assert either.tickets() == [newest]
+    assert contents(either, newest) == {"y": RAW[1]}
+
+
+def test_tickets_come_soonest_due_first(either: Spool) -> None:
+    """So that whoever looks only at the first knows how late the spool is."""
+    tickets = [
+        put(either, replace(planned("x"), id=f"{n:032x}"), RAW[0], due=due)
+        for n, due in enumerate((30, 9, 200))
+    ]
+
+    assert either.tickets() == [tickets[1], tickets[0], tickets[2]]
+
+
+def test_an_attempt_is_counted_before_anything_is_tried(either: Spool) -> None:
+    """The count is in the name: whoever lists the spool sees it, even if the process dies in the next instant."""
+    ticket = put(either, planned("x"), RAW[0])
+
+    begun = either.begin(ticket)
+
+    assert begun == replace(ticket, attempts=1)
+    assert either.tickets() == [begun]
+    assert either.begin(ticket) is None
+    either.postpone(begun, int(NOW) + 60)
+    assert either.tickets() == [replace(ticket, attempts=0, due=int(NOW) + 60)]
+
+
+def test_of_many_that_begin_a_batch_exactly_one_gets_it(spool: FileSpool) -> None:
+    """No lease is needed for this: the file system decides."""
+    for _ in range(20):
+        ticket = put(spool, planned("x"), RAW[0])
+        with ThreadPoolExecutor(8) as threads:
+            got = [begun for begun in threads.map(spool.begin, [ticket] * 8) if begun]
+        assert len(got) == 1
+        spool.remove(got[0])
+
+
+def test_failed_batches_wait_with_their_reason_and_can_be_retried_or_dropped(either: Spool) -> None:
+    """A person decides; until then nothing touches them."""
+    tickets = [put(either, replace(planned("x"), id=f"{n:032x}"), RAW[0]) for n in range(2)]
+    begun = [either.begin(ticket) for ticket in tickets]
+    for ticket in begun:
+        assert ticket
+        either.fail(ticket, "refused: too large")
+
+    assert either.tickets() == []
+    assert either.clean() == 0
+    assert either.failed() == [(ticket, "refused: too large") for ticket in begun]
+    assert begun[0]
+    assert begun[1]
+    either.retry(begun[0])
+    either.drop(begun[1])
+    assert either.failed() == []
+    assert either.tickets() == [replace(begun[0], attempts=0, due=0)]
+    assert contents(either, either.tickets()[0]) == {"x": RAW[0]}
+
+
+def test_refused_messages_become_a_failed_batch_of_their_own(either: Spool) -> None:
+    """They never show among what is due."""
+    with either.new(planned("x")) as writer:
+        entry = writer.add(planned("x").entries[0], (RAW[0],))
+        ticket = writer.commit_failed(replace(planned(), entries=(entry,)), "crm: no such customer")
+
+    assert either.tickets() == []
+    assert either.failed() == [(ticket, "crm: no such customer")]
+
+
+def test_a_note_is_kept_and_replaced(either: Spool) -> None:
+    """The copy of the checkpoints beside the spool; another mailbox's note is another one."""
+    assert either.recall("support") is None
+    either.remember("support", {"folders": {"INBOX": [7, 1]}})
+    either.remember("support", {"folders": {"INBOX": [7, 2]}})
+    either.remember("sales", {"folders": {}})
+
+    assert either.recall("support") == {"folders": {"INBOX": [7, 2]}}
+    assert either.recall("sales") == {"folders": {}}
+
+
+class Recorder:
+    """The durable steps of this process, in order: fsyncs of files and directories, and renames."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ready: Path) -> None:
+        self.steps: list[str] = []
+        self._ready = ready
+        self._fsync, self._rename = os.fsync, os.rename
+        monkeypatch.setattr(os, "fsync", self.fsync)
+        monkeypatch.setattr(os, "rename", self.rename)
+
+    def fsync(self, handle: int) -> None:
+        found = os.fstat(handle)
+        if stat.S_ISDIR(found.st_mode):
+            assert found.st_ino == self._ready.stat().st_ino
+            self.steps.append("fsync directory")
+        else:
+            self.steps.append(f"fsync {found.st_ino} of {found.st_size}")
+        self._fsync(handle)
+
+    def rename(self, old: Path, new: Path) -> None:
+        assert not Path(new).exists()
+        self.steps.append(f"rename {Path(old).stat().st_ino}")
+        self._rename(old, new)
+
+
+@pytest.mark.parametrize("where", ["ready", "failed", "notes"])
+def test_it_is_written_then_fsynced_then_renamed_then_the_directory_is_fsynced(
+    spool: FileSpool, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Promise P1 step by step, for batches, for failed ones, and for notes: nothing is visible before it is durable."""
+    folder = spool.path / where
+    recorder = Recorder(monkeypatch, folder)
+
+    if where == "ready":
+        put(spool, planned("x", "y"), *RAW)
+    elif where == "notes":
+        spool.remember("support", {"folders": {}})
+    else:
+        with spool.new(planned()) as writer:
+            writer.commit_failed(planned(), "why")
+
+    (written,) = [path for path in folder.iterdir() if path.suffix != ".txt"]
+    found = written.stat()
+    assert recorder.steps == [
+        f"fsync {found.st_ino} of {found.st_size}",
+        f"rename {found.st_ino}",
+        "fsync directory",
+    ]
+
+
+def test_any_zip_tool_opens_a_batch(spool: FileSpool) -> None:
+    """A person can get at the mail without Mailquay; checksums are right."""
+    ticket = put(spool, planned("x", "y"), *RAW)
+    path = spool.path / "ready" / str(ticket)
+
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["plan.json", "0001.eml", "0002.eml", "batch.json"]
+        assert archive.read("0002.eml") == RAW[1]
+        assert b'"mailbox": "support"' in archive.read("batch.json")
+    if unzip := shutil.which("unzip"):
+        assert subprocess.run([unzip, "-tqq", path], check=False).returncode == 0
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_huge_message_is_streamed_in_flat_memory(spool: FileSpool) -> None:
+    """60 MB go through with less than 4 MB in hand, and come back without a copy."""
+    chunk = os.urandom(1 << 20)
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(60):
+            yield chunk
+
+    tracemalloc.start()
+    try:
+        with spool.new(planned("x")) as writer:
+            entry = writer.add(planned("x").entries[0], chunks())
+            ticket = writer.commit(replace(planned(), entries=(entry,)))
+        with spool.open(ticket) as opened:
+            view = opened.raw(entry)
+            assert (len(view), view[-5:]) == (60 << 20, chunk[-5:])
+            view.release()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 4 << 20
+    assert entry.sha256 == hashlib.sha256(chunk * 60).hexdigest()
+
+
+def test_a_batch_cut_short_anywhere_is_known_as_damaged_and_says_what_it_held(spool: FileSpool) -> None:
+    """Its messages can be pulled again, as long as the plan at its beginning is there."""
+    ticket = put(spool, planned("x", "y"), *RAW)
+    path = spool.path / "ready" / str(ticket)
+    whole = path.read_bytes()
+    plan_ends = whole.index(b"PK\x03\x04", 4)
+
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(BatchDamaged) as caught, spool.open(ticket):
+            pass
+        plan = caught.value.plan
+        assert (plan == planned("x", "y")) if length >= plan_ends else (plan is None)
+    assert "support" in str(caught.value)
+    assert "Check the disk" in str(caught.value)
+
+    for position in range(plan_ends):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 : plan_ends])
+        with pytest.raises(BatchDamaged) as caught, spool.open(ticket):
+            pass
+        assert caught.value.plan in (None, planned("x", "y"))
+
+
+def test_no_overwritten_byte_passes_for_the_message(spool: FileSpool) -> None:
+    """Every byte of a batch turned over: either it comes back whole, or it is damaged, and its plan is right or none."""
+    ticket = put(spool, planned("x"), RAW[0])
+    path = spool.path / "ready" / str(ticket)
+    whole = path.read_bytes()
+    with spool.open(ticket) as opened:
+        batch = opened.batch
+
+    plans = []
+    for position in range(len(whole)):
+        for mask in (0x01, 0xFF):
+            path.write_bytes(whole[:position] + bytes([whole[position] ^ mask]) + whole[position + 1 :])
+            try:
+                assert contents(spool, ticket) == {"x": RAW[0]}
+                with spool.open(ticket) as opened:
+                    assert opened.batch == batch
+            except BatchDamaged as error:
+                plans.append(error.plan)
+    assert len(plans) > 2 * len(RAW[0])
+    assert all(plan in (None, planned("x"), batch) for plan in plans)
+
+
+def test_unfinished_files_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path: Path) -> None:
+    """A writer holds a lock on its file; the lock dies with its process, even by -9. Young files are let be."""
+    now = [NOW]
+    spool = FileSpool(tmp_path, clock=lambda: now[0])
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom worker.spool import Batch\n"
+        "from worker.spool.file import FileSpool\n"
+        f"spool = FileSpool(Path({str(tmp_path)!r}), clock=lambda: 0)\n"
+        "spool.new(Batch('b', 'support', 'INBOX')).__enter__()\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (orphan,) = (tmp_path / "tmp").iterdir()
+
+    with spool.new(planned("x")) as writer:
+        now[0] = orphan.stat().st_mtime + 30
+        assert spool.clean() == 0
+        now[0] += 600
+        assert spool.clean() == 1
+        assert not orphan.exists()
+        entry = writer.add(planned("x").entries[0], (RAW[0],))
+        ticket = writer.commit(replace(planned(), entries=(entry,)))
+
+    assert contents(spool, ticket) == {"x": RAW[0]}
+
+
+@pytest.fixture
+def _full_disk() -> Iterator[None]:
+    """No file of this process may grow beyond 64 kB: the nearest to a full disk that any user can have."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("_full_disk")
+@pytest.mark.parametrize("size", [100 << 10, 5 << 20])
+def test_a_full_disk_shows_nothing_and_leaves_nothing(spool: FileSpool, size: int) -> None:
+    """Mail waits on its server; the sentence says so. Small batches are held back until the end, large ones are not."""
+    with pytest.raises(SpoolFull, match="Mail waits on its server"):
+        put(spool, planned("x"), b"x" * size)
+    with pytest.raises(SpoolFull):
+        spool.remember("support", {"folders": "x" * size})
+
+    assert spool.tickets() == []
+    assert list((spool.path / "tmp").iterdir()) == []
+    assert spool.recall("support") is None
+
+
+def test_pulling_stops_while_less_is_free_than_disk_free_min_asks_for(tmp_path: Path) -> None:
+    """The disk is shared with the outputs; the last of it is not the spool's."""
+    FileSpool(tmp_path, disk_free_min=1, clock=lambda: NOW).check_room()
+    with pytest.raises(SpoolFull, match="DISK_FREE_MIN"):
+        FileSpool(tmp_path, disk_free_min=1 << 60, clock=lambda: NOW).check_room()
+
+
+@pytest.mark.parametrize(
+    "name", ["x.zip", ".zip", "1.support.zip", str(planned("x").ticket()) + ".part", "notes.txt"]
+)
+def test_files_that_are_not_batches_are_let_be(spool: FileSpool, name: str) -> None:
+    """Somebody's file in the spool stops nothing and is not removed."""
+    (spool.path / "ready" / name).write_bytes(b"?")
+    ticket = put(spool, planned("x"), RAW[0])
+
+    assert spool.tickets() == [ticket]
+    assert spool.clean() == 0
+    assert (spool.path / "ready" / name).exists()
+
+
+def test_a_batch_of_a_newer_version_is_not_guessed_at() -> None:
+    """After a downgrade it waits for the program that can read it."""
+    text = planned("x").dumps().replace(b'"version": 1', b'"version": 2')
+
+    with pytest.raises(ValueError, match="version 2"):
+        Batch.loads(text)
