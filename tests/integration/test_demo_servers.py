@@ -27,9 +27,9 @@ from standardwebhooks import Webhook
 from tests.bed.clients import imap_login, pop3_login, trusting
 from tests.bed.identity import SCOPES
 from tests.bed.processes import BedProcess, wait_until
+from worker.demo.addresses import Addresses
 from worker.demo.harbour import ALICE, BOB, ORDERS, SUPPORT
 from worker.demo.letters import letter
-from worker.demo.addresses import Addresses
 
 NOW = datetime(2026, 11, 23, 8, 30, tzinfo=UTC)
 
