@@ -235,7 +235,8 @@ def test_a_message_that_breaks_off_or_is_too_large_is_not_taken(
         session(certificates, answers, message_max=50_000) as (source, _),
         pytest.raises(Unreachable, match=words),
     ):
-        fetched(source, *GROUPS)
+        # One group: a command that the server leaves unread would make its hanging up destroy what it has sent.
+        fetched(source, GROUPS[0])
 
 
 # -- settling --------------------------------------------------------------------------------------------------------

@@ -156,6 +156,7 @@ class Wire:
             if found >= 0:
                 piece = _unstuffed(self._view[self._start : found + 2])
                 self._start = found + 5
+                self._within(octets + len(piece), limit)
                 yield piece
                 return
             searched = self._end
@@ -166,16 +167,17 @@ class Wire:
                 piece = _unstuffed(self._view[self._start : cut + 2])
                 self._start = cut + 2
                 octets += len(piece)
-                if octets > limit:
-                    raise Unreachable(
-                        f"{self.endpoint.host} sent a message of more than {limit} octets; hung up"
-                    )
+                self._within(octets, limit)
                 yield piece
                 continue
             patience = self._answer_seconds + (octets + self._end - self._start) / _SLOWEST_OCTETS_A_SECOND
             if self._end - self._start > limit:
                 raise Unreachable(f"{self.endpoint.host} sent a line of more than {limit} octets; hung up")
             searched -= self._fill(begun + patience, limit)
+
+    def _within(self, octets: int, limit: int) -> None:
+        if octets > limit:
+            raise Unreachable(f"{self.endpoint.host} sent a message of more than {limit} octets; hung up")
 
     def close(self) -> None:
         """Hang up; never raises."""
