@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import imaplib
 import json
 import os
@@ -119,14 +120,19 @@ def mbsync(server: Server, folder: Path) -> float:
 
 
 def getmail(server: Server, folder: Path) -> float:
-    """getmail6 into a Maildir."""
+    """getmail6 into a Maildir. It files no mail as root, so root lends the folder to nobody."""
+    owner = "nobody" if os.geteuid() == 0 else getpass.getuser()
     for name in ("cur", "new", "tmp"):
         (folder / "mail" / name).mkdir(parents=True)
+    if owner == "nobody":
+        folder.chmod(0o755)
+        for path in (folder / "mail", *(folder / "mail").iterdir()):
+            shutil.chown(path, owner)
     config = folder / "getmailrc"
     config.write_text(
         f"[retriever]\ntype = SimpleIMAPSSLRetriever\nserver = localhost\nport = {server.imaps_port}\n"
         f"username = {USER}\npassword = {server.password}\nca_certs = {server.ca_file}\n"
-        f"[destination]\ntype = Maildir\npath = {folder}/mail/\nuser = {os.environ.get('USER', 'root')}\n"
+        f"[destination]\ntype = Maildir\npath = {folder}/mail/\nuser = {owner}\n"
         "[options]\nread_all = true\ndelivered_to = false\nreceived = false\nverbose = 0\n"
     )
     return _timed(["getmail", f"--getmaildir={folder}", f"--rcfile={config}"], folder)
@@ -172,5 +178,5 @@ def _timed(command: list[str], folder: Path) -> float:
     begun = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begun
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr[-500:]
     return seconds
