@@ -4,15 +4,15 @@ ARG PYTHON_VERSION=3.13
 
 FROM python:${PYTHON_VERSION}-slim AS build
 # The image's own pip installs into the environment, which needs none itself.
-ENV PIP_PYTHON=/opt/mailquay PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_PYTHON=/opt/mailquay PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 RUN python -m venv --without-pip /opt/mailquay
 COPY requirements.lock ./
-RUN --mount=type=cache,target=/root/.cache/pip pip install --require-hashes -r requirements.lock
+RUN --mount=type=cache,target=/var/cache/pip pip install --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY worker worker
 COPY pipelines pipelines
-RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps .
+RUN --mount=type=cache,target=/var/cache/pip pip install --no-deps .
 
 FROM python:${PYTHON_VERSION}-slim
 # /app holds .env, mailboxes/ and secrets/; relative paths in them mean the same here as in a clone, `data` too.
