@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -13,11 +16,13 @@ from pathlib import Path
 
 import orjson
 import pytest
+from standardwebhooks import Webhook
 
 from tests.bed.dovecot import Dovecot
 from tests.bed.identity import Identity
 from tests.bed.installation import Installation, number_of, numbered
 from tests.bed.processes import descendants, wait_until
+from tests.contract.receiver import receiving
 from worker.demo.harbour import ALICE, BOB, SUPPORT
 
 
@@ -52,6 +57,7 @@ def test_mail_flows_from_imap_and_pop3_through_beat_and_workers(
 ) -> None:
     """Four mailboxes, tokens by device code; mail that comes while all is running is delivered too, byte for byte."""
     installation.signs_in_at(fresh_identity)
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
     addresses = {"alice": ALICE, "bob": BOB, "support": SUPPORT}
     letters: list[bytes] = []
     for index, (name, address) in enumerate(addresses.items()):
@@ -67,20 +73,33 @@ def test_mail_flows_from_imap_and_pop3_through_beat_and_workers(
             auth="delegated",
             every="1s",
             account=ALICE if name == "support" else address,
+            outputs="lines,post,hook",
         )
-    quay = installation.quay()
-    for account in (ALICE, BOB):
-        installation.sign_in(quay, fresh_identity, account)
 
-    with up(installation):
-        wait_until(lambda: arrived(installation, 60), timeout=40, what="delivery of what was there")
-        late = [numbered(900 + n) for n in range(5)]
-        dovecot.save(SUPPORT, *late)
-        wait_until(lambda: arrived(installation, 65), timeout=20, what="delivery of what came later")
+    with receiving() as receiver:
+        hook = {"TYPE": "webhook", "URL": receiver.url, "SECRET": secret}
+        installation.environ |= {f"OUTPUT__HOOK__{key}": value for key, value in hook.items()}
+        quay = installation.quay()
+        for account in (ALICE, BOB):
+            installation.sign_in(quay, fresh_identity, account)
+        with up(installation):
+            wait_until(lambda: arrived(installation, 60), timeout=40, what="delivery of what was there")
+            late = [numbered(900 + n) for n in range(5)]
+            dovecot.save(SUPPORT, *late)
+            wait_until(
+                lambda: arrived(installation, 65) and len(receiver.calls) >= 65,
+                timeout=20,
+                what="delivery of what came later",
+            )
 
     assert sorted(installation.posted().values()) == sorted(letters + late)
-    ids = [line["id"] for line in installation.lines()]
-    assert len(ids) == len(set(ids)) == 65
+    lines = {line["id"]: line for line in installation.lines()}
+    assert len(installation.lines()) == len(lines) == 65
+    digests = sorted(f"sha256:{hashlib.sha256(raw).hexdigest()}" for raw in letters + late)
+    assert sorted(line["digest"] for line in lines.values()) == digests
+    assert {call.headers["webhook-id"]: orjson.loads(call.body) for call in receiver.calls} == lines
+    for call in receiver.calls:
+        Webhook(secret).verify(call.body, call.headers)
     events = [orjson.loads(line) for line in log_of(installation).splitlines() if line.startswith("{")]
     assert {event["mailbox"] for event in events if event["event"] == "pull.finished"} == set(addresses)
 
