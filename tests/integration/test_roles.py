@@ -112,7 +112,8 @@ def test_a_role_that_dies_is_started_again_and_sigterm_stops_everything(
     installation.on_dovecot("bob", dovecot, BOB, every="1s")
     del installation.environ["REDIS_URL"]
 
-    with up(installation) as process:
+    # The killed puller may hold the mailbox; what it held is free again after this.
+    with up(installation, LEASE_TTL="2s") as process:
         dovecot.save(BOB, numbered(1))
         wait_until(lambda: arrived(installation, 1), timeout=40, what="the first delivery")
         for pid, command in descendants().items():
