@@ -129,12 +129,6 @@ class TokensUnreadable(Misconfigured):
     """The stored token cannot be opened with the keys at hand: a wrong or missing key, or a moved blob."""
 
 
-class Poisoned(MailquayError):
-    """A message or batch broke the process three times; it waits in `failed` for a person."""
-
-    state = "failed"
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with the configuration: the variable that a person has to touch, and why."""
