@@ -5,13 +5,14 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; 
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+OIDC := tests/bed/oidc
 
 .PHONY: demo test check lint types format reference lock bench clean dovecot
 
 demo: $(VENV)/.demo  ## Local servers, four mailboxes, three outputs: see it work (ARGS=--once for scripts)
 	@$(BIN)/mailquay demo $(ARGS)
 
-test: $(VENV)/.dev dovecot  ## Everything; ends with pytest's line (ARGS="-k name" for some)
+test: $(VENV)/.dev dovecot $(OIDC)/node_modules/.installed  ## Everything; ends with pytest's line (ARGS="-k name" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: lint types  ## What a commit has to pass, without servers
@@ -31,8 +32,9 @@ format: $(VENV)/.dev
 reference: $(VENV)/.dev  ## Write .env.example and docs/configuration.md anew
 	@$(BIN)/python -m worker.reference
 
-lock: $(VENV)/.dev  ## Resolve the newest dependencies into both lock files
+lock: $(VENV)/.dev  ## Resolve the newest dependencies into the lock files
 	@scripts/lock $(BIN)/uv
+	@$(BIN)/npm update --prefix $(OIDC) --package-lock-only --ignore-scripts --no-audit --no-fund
 
 bench: $(VENV)/.dev dovecot  ## Speed beside imaplib, mbsync and getmail6
 	@$(BIN)/python -m bench $(ARGS)
@@ -56,5 +58,11 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@ $(VENV)/.demo
 
+# An identity provider that nobody here wrote; Node and npm came with the tests' tools. No package runs a script.
+$(OIDC)/node_modules/.installed: $(OIDC)/package-lock.json | $(VENV)/.dev
+	@echo "Installing oidc-provider into $(OIDC) ..."
+	@$(BIN)/npm ci --prefix $(OIDC) --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo-data .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OIDC)/node_modules demo-data .pytest_cache .mypy_cache .ruff_cache

@@ -18,11 +18,23 @@ from tests.bed.fixtures import (
     fresh_valkey,
     identity,
     installation,
+    oidc_dovecot,
+    oidc_provider,
     valkey,
 )
 from tests.bed.processes import descendants, mark_descendants
 
-__all__ = ["certificates", "dovecot", "fresh_identity", "fresh_valkey", "identity", "installation", "valkey"]
+__all__ = [
+    "certificates",
+    "dovecot",
+    "fresh_identity",
+    "fresh_valkey",
+    "identity",
+    "installation",
+    "oidc_dovecot",
+    "oidc_provider",
+    "valkey",
+]
 
 # Anything here would lead a test to somebody's real mail, Redis or proxy.
 PREFIXES = (
@@ -30,6 +42,9 @@ PREFIXES = (
     "OUTPUT__",
     "STAGE__",
     "ENTRA__",
+    "GOOGLE__",
+    "OIDC__",
+    "ALERT__",
     "SPOOL",
     "CELERY",
     "TOKEN_KEYS",

@@ -1,5 +1,7 @@
 -- Asks the identity provider whether a bearer token opens a mailbox. $url is filled in by the test bed.
 local client
+-- Dovecot's name for sending mail, and the provider's.
+local services = {submission = "smtp"}
 
 local function escape(text)
   return (text:gsub("[^%w%-_%.~]", function(char) return string.format("%%%02X", string.byte(char)) end))
@@ -17,8 +19,8 @@ end
 function auth_password_verify(request, token)
   local question = client:request({url = "$url", method = "POST"})
   question:add_header("Content-Type", "application/x-www-form-urlencoded")
-  question:set_payload(
-    "token=" .. escape(token) .. "&user=" .. escape(request.user) .. "&service=" .. escape(request.service))
+  local service = services[request.service] or request.service
+  question:set_payload("token=" .. escape(token) .. "&user=" .. escape(request.user) .. "&service=" .. escape(service))
   local answer = question:submit()
   if answer:status() ~= 200 then
     return dovecot.auth.PASSDB_RESULT_INTERNAL_FAILURE, "the identity provider does not answer"

@@ -1,4 +1,6 @@
-"""A real Dovecot on loopback that accepts the identity provider's tokens, by IMAP and POP3, and plain passwords.
+"""A real Dovecot on loopback that accepts the identity provider's tokens, by IMAP, POP3 and SMTP, and plain passwords.
+
+It takes no mail for sending: whoever signs in to submission is refused at MAIL FROM.
 
 It runs as root and as a normal user alike. Nothing outlives it: its folder is temporary, its processes are one group.
 """
@@ -53,7 +55,11 @@ class Dovecot:
         self.passwords = {address: secrets.token_urlsafe(12) for address in passwords}
         self.imaps_port, self.pop3s_port = free_port(), free_port()
         self.imap_port, self.pop3_port = free_port(), free_port()
-        self._ports = (self.imaps_port, self.pop3s_port, self.imap_port, self.pop3_port)
+        self.submission_port, self.submissions_port = free_port(), free_port()
+        self._ports = (
+            *(self.imaps_port, self.pop3s_port, self.submissions_port),
+            *(self.imap_port, self.pop3_port, self.submission_port),
+        )
         self._certificates = certificates
         self._introspection_url = introspection_url
         self._extra = extra
@@ -74,7 +80,7 @@ class Dovecot:
         return file.read_text() if file.exists() else ""
 
     def start(self) -> None:
-        """Start it and wait until both protocols answer."""
+        """Start it and wait until all protocols answer."""
         # A run folder is never used twice: stale sockets in it make the next start wait for seconds.
         run = Path(tempfile.mkdtemp(prefix="run-", dir=self.folder))
         run.chmod(0o755)
@@ -197,6 +203,8 @@ class Dovecot:
             imaps_port=self.imaps_port,
             pop3_port=self.pop3_port,
             pop3s_port=self.pop3s_port,
+            submission_port=self.submission_port,
+            submissions_port=self.submissions_port,
             identity_of_processes=f"mail_uid = {MAIL_UID}\nmail_gid = {MAIL_UID}\nfirst_valid_uid = {MAIL_UID}"
             if root
             else f"default_internal_user = {me}\ndefault_internal_group = {my_group}\ndefault_login_user = {me}",

@@ -10,6 +10,7 @@ import pytest
 from tests.bed.dovecot import Dovecot
 from tests.bed.identity import Identity
 from tests.bed.installation import Installation
+from tests.bed.oidc_provider import OidcProvider
 from tests.bed.valkey import Valkey
 from worker.demo.certificates import Certificates, write_certificates
 from worker.demo.harbour import MAILBOXES
@@ -41,13 +42,33 @@ def fresh_identity(identity: Identity) -> Iterator[Identity]:
 @pytest.fixture(scope="session")
 def dovecot(certificates: Certificates, identity: Identity) -> Iterator[Dovecot]:
     """A real Dovecot that asks `identity`. Use an address of your own test's, so that tests do not meet."""
-    if not Dovecot.installed():
-        pytest.fail("Dovecot is not installed here; `make test` installs it.", pytrace=False)
+    _require_dovecot()
     dovecot = Dovecot(
         certificates=certificates,
         introspection_url=f"{identity.lab_url}/introspect",
         passwords=MAILBOXES,
     )
+    dovecot.start()
+    yield dovecot
+    dovecot.remove()
+
+
+@pytest.fixture(scope="session")
+def oidc_provider(certificates: Certificates) -> Iterator[OidcProvider]:
+    """An identity provider that nobody here wrote: the npm package oidc-provider, over TLS."""
+    if not OidcProvider.installed():
+        pytest.fail("oidc-provider is not installed here; `make test` installs it.", pytrace=False)
+    provider = OidcProvider(certificates)
+    provider.start()
+    yield provider
+    provider.remove()
+
+
+@pytest.fixture(scope="session")
+def oidc_dovecot(certificates: Certificates, oidc_provider: OidcProvider) -> Iterator[Dovecot]:
+    """A second real Dovecot, which takes the tokens of `oidc_provider`, and no password."""
+    _require_dovecot()
+    dovecot = Dovecot(certificates=certificates, introspection_url=oidc_provider.introspection_url)
     dovecot.start()
     yield dovecot
     dovecot.remove()
@@ -79,3 +100,8 @@ def installation(tmp_path: Path, fresh_valkey: Valkey) -> Iterator[Installation]
     installation = Installation(tmp_path, redis_url=fresh_valkey.url)
     yield installation
     installation.close()
+
+
+def _require_dovecot() -> None:
+    if not Dovecot.installed():
+        pytest.fail("Dovecot is not installed here; `make test` installs it.", pytrace=False)

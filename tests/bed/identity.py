@@ -11,15 +11,21 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import jwt
 import msal
 import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.bed.browser import Browser
 from tests.bed.processes import free_port
 from worker.demo import harbour
 from worker.demo.certificates import Certificates
-from worker.demo.identity import IdentityProvider, Settings
+from worker.demo.identity import FederatedCredential, IdentityProvider, Settings
 from worker.demo.identity.claims import app_claims, user_claims
 from worker.demo.identity.lab import entra_app
 from worker.demo.identity.scopes import read_scopes
@@ -30,13 +36,17 @@ SCOPES = (
     "https://outlook.office.com/POP.AccessAsUser.All",
 )
 APP_SCOPE = "https://outlook.office365.com/.default"
+# Whose tokens the robot may show instead of a secret, as a workload in a cluster has them.
+ISSUER, SUBJECT = "https://cluster.harbour.example", "system:serviceaccount:mail:robot"
 
 
 class Identity:
     """The running identity provider of the tests. Addresses stay the same over `stop` and `start`.
 
-    `provider` is the real object: its `settings`, `requests`, `counts()`, `revoke()`, `add_account()` may be used from
-    the test. `offset` seconds are added to its clock.
+    `provider` is the real object: its `settings`, `requests`, `applications`, `counts()`, `revoke()`, `add_account()`,
+    `newest_refresh_token()` may be used from the test. `offset` seconds are added to its clock. The robot proves itself
+    by `robot_secret`, by `robot_certificate` (private key and certificate as PEM, one after the other) or by what
+    `federated_assertion` makes.
     """
 
     def __init__(self, certificates: Certificates) -> None:
@@ -44,7 +54,15 @@ class Identity:
         self.client_id, self.robot_id = harbour.CLIENT_ID, harbour.ROBOT_ID
         self.robot_secret = secrets.token_urlsafe(24)
         self.offset = 0.0
-        self.provider: IdentityProvider = harbour.harbour(clock=self.now, robot_secret=self.robot_secret)
+        self._federation_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.robot_certificate, certificate = self_signed()
+        self.provider: IdentityProvider = harbour.harbour(
+            clock=self.now,
+            robot_secret=self.robot_secret,
+            robot_certificates=(certificate,),
+            robot_federated=(FederatedCredential(ISSUER, SUBJECT, self._federation_key.public_key()),),
+        )
+        self._applications = dict(self.provider.applications)
         self._certificates = certificates
         self._ports = (free_port(), free_port())
         self._thread: threading.Thread | None = None
@@ -88,8 +106,9 @@ class Identity:
         self._loop.close()
 
     def calm(self) -> None:
-        """Back to ordinary behaviour: default settings, no staged answer, an empty log, the true time, and running."""
+        """Back to ordinary behaviour: default settings, applications, no staged answer, an empty log, the true time."""
         self.provider.settings = Settings()
+        self.provider.applications = dict(self._applications)
         self.provider.requests.clear()
         self.offset = 0.0
         if self._thread is None:
@@ -113,10 +132,10 @@ class Identity:
         )
 
     def robot_app(self, session: requests.Session, **options: Any) -> Any:
-        """MSAL's confidential client."""
+        """MSAL's confidential client; `credential` is what it proves itself by instead of the secret."""
         return msal.ConfidentialClientApplication(
             self.robot_id,
-            client_credential=options.pop("secret", self.robot_secret),
+            client_credential=options.pop("credential", self.robot_secret),
             authority=self.authority,
             instance_discovery=False,
             http_client=session,
@@ -129,6 +148,31 @@ class Identity:
         with self.session() as session:
             form = {"user_code": user_code, "upn": upn, "decision": decision}
             session.post(address, data=form, timeout=5).raise_for_status()
+
+    def authorize(self, address: str, upn: str, decision: str = "accept") -> str:
+        """Do what a person does at the address that an authorization-code sign-in begins with: choose, decide.
+
+        Returns:
+            Where the browser is sent back to, with the answer in its query; when the client asked for `form_post`, the
+            page by which it thanked for the answer.
+        """
+        with Browser(self.ca_file) as browser:
+            page = browser.open(address)
+            if not page.location:
+                page = browser.submit(page, upn=upn, decision=decision)
+            return page.location or browser.submit(page).text
+
+    def federated_assertion(self, **extra: object) -> str:
+        """A token of the issuer that the robot trusts, good for ten minutes; `extra` overrides claims."""
+        now = int(self.now())
+        claims = {
+            "iss": ISSUER,
+            "sub": SUBJECT,
+            "aud": "api://AzureADTokenExchange",
+            "iat": now,
+            "exp": now + 600,
+        }
+        return jwt.encode({**claims, **extra}, self._federation_key, algorithm="RS256")
 
     def token(
         self, upn: str, *, lifetime: int | None = None, extra: Mapping[str, object] | None = None
@@ -152,3 +196,20 @@ class Identity:
         async with serving(app, listeners[0], self._certificates), serving(app, listeners[1]):
             ready.set()
             await self._stopping.wait()
+
+
+def self_signed(*, days: int = 30) -> tuple[str, x509.Certificate]:
+    """A new private key and its certificate as one PEM text, and the certificate by itself."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "robot")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=days))
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return (private + certificate.public_bytes(serialization.Encoding.PEM)).decode(), certificate

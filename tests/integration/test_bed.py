@@ -5,6 +5,7 @@ from __future__ import annotations
 import imaplib
 import os
 import poplib
+import smtplib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.bed.clients import imap_login, pop3_login, trusting
+from tests.bed.clients import imap_login, pop3_login, sasl, trusting
 from tests.bed.dovecot import Dovecot
 from tests.bed.identity import Identity
 from tests.bed.processes import descendants, wait_until
@@ -82,6 +83,27 @@ def test_dovecot_refuses_a_token_that_is_not_good(
     """Expiry, audience and permission all count."""
     with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
         imap(dovecot, ALICE, identity.token(ALICE, lifetime=lifetime, extra=extra))
+
+
+def test_dovecot_lets_an_application_sign_in_to_submission(dovecot: Dovecot, identity: Identity) -> None:
+    """Over implicit TLS; a granted mailbox and no other, and nobody's damaged token."""
+
+    def sign_in(user: str, token: str) -> int:
+        tls = trusting(dovecot.ca_file)
+        with smtplib.SMTP_SSL("localhost", dovecot.submissions_port, context=tls, timeout=10) as client:
+            client.ehlo()
+            # After a refusal the server wants one more answer, an empty one. The first does not fit into the AUTH line.
+            answers = [sasl(user, token).decode()]
+            code, _ = client.auth(
+                "XOAUTH2", lambda _=None: answers.pop() if answers else "", initial_response_ok=False
+            )
+            return code
+
+    assert sign_in(SUPPORT, identity.app_token()) == 235
+    for user, token in ((ALICE, identity.app_token()), (SUPPORT, identity.app_token()[:-8] + "AAAAAAAA")):
+        with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+            sign_in(user, token)
+        assert refused.value.smtp_code == 535
 
 
 def test_dovecot_is_unavailable_while_the_identity_provider_is_down(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
+from msal.oauth2cli.authcode import AuthCodeReceiver
 
-from tests.bed.identity import APP_SCOPE, SCOPES, Identity
+from tests.bed.browser import Browser
+from tests.bed.identity import SCOPES, Identity
 from worker.demo.harbour import ALICE, BOB, ORDERS, SUPPORT
 
 REDIRECT = "http://localhost:5999/"
@@ -84,14 +87,9 @@ def test_nobody_signs_in_with_an_unknown_code_or_account(fresh_identity: Identit
         fresh_identity.decide("WRONGCODE", ALICE)
 
 
-def browser_sign_in(identity: Identity, session: requests.Session, flow: dict[str, Any]) -> dict[str, str]:
+def browser_sign_in(identity: Identity, flow: dict[str, Any], decision: str = "accept") -> dict[str, str]:
     """Do what a browser does with the address that MSAL made; the parameters that come back."""
-    query = {key: values[0] for key, values in parse_qs(urlsplit(flow["auth_uri"]).query).items()}
-    page = session.get(flow["auth_uri"], timeout=5)
-    assert f"<option>{ALICE}</option>" in page.text
-    form = {**query, "upn": ALICE, "decision": "accept"}
-    answer = session.post(flow["auth_uri"].partition("?")[0], data=form, timeout=5, allow_redirects=False)
-    location = answer.headers["location"]
+    location = identity.authorize(flow["auth_uri"], ALICE, decision)
     assert location.startswith(REDIRECT)
     return {key: values[0] for key, values in parse_qs(urlsplit(location).query).items()}
 
@@ -102,7 +100,7 @@ def test_authorization_code_with_pkce_works_once(fresh_identity: Identity, sessi
     """MSAL's code flow ends with tokens; the same code again does not."""
     app = fresh_identity.public_app(session)
     flow = app.initiate_auth_code_flow(scopes=list(SCOPES), redirect_uri=REDIRECT)
-    answer = browser_sign_in(fresh_identity, session, flow)
+    answer = browser_sign_in(fresh_identity, flow)
     tokens = app.acquire_token_by_auth_code_flow(dict(flow), answer)
     form = {"client_id": app.client_id, "code": answer["code"], "redirect_uri": REDIRECT}
     again = ask(
@@ -124,10 +122,62 @@ def test_a_code_is_worth_nothing_without_its_verifier(
     """PKCE: whoever stole the code does not have the verifier."""
     app = fresh_identity.public_app(session)
     flow = app.initiate_auth_code_flow(scopes=list(SCOPES), redirect_uri=REDIRECT)
-    answer = browser_sign_in(fresh_identity, session, flow)
+    answer = browser_sign_in(fresh_identity, flow)
     tokens = app.acquire_token_by_auth_code_flow({**flow, "code_verifier": "x" * 43}, answer)
 
     assert tokens["error_codes"] == [501481]
+
+
+@pytest.mark.filterwarnings("ignore:response_mode='form_post' is recommended")
+def test_a_person_may_cancel_at_the_sign_in_page(fresh_identity: Identity, session: requests.Session) -> None:
+    """The client learns it by an error, with its state."""
+    app = fresh_identity.public_app(session)
+    flow = app.initiate_auth_code_flow(scopes=list(SCOPES), redirect_uri=REDIRECT)
+    answer = browser_sign_in(fresh_identity, flow, "decline")
+
+    assert answer["error"] == "access_denied"
+    assert answer["state"] == flow["state"]
+
+
+def test_an_answer_by_form_post_reaches_a_listener_on_loopback(
+    fresh_identity: Identity, session: requests.Session
+) -> None:
+    """MSAL's own listener takes it, and thanks."""
+    app = fresh_identity.public_app(session)
+    with AuthCodeReceiver() as receiver, ThreadPoolExecutor() as pool:
+        redirect = f"http://localhost:{receiver.get_port()}"
+        flow = app.initiate_auth_code_flow(
+            scopes=list(SCOPES), redirect_uri=redirect, response_mode="form_post"
+        )
+        thanks = pool.submit(fresh_identity.authorize, flow["auth_uri"], ALICE)
+        answer = receiver.get_auth_response(timeout=10, state=flow["state"])
+    tokens = app.acquire_token_by_auth_code_flow(flow, answer)
+
+    assert "Authentication complete" in thanks.result()
+    assert tokens["id_token_claims"]["preferred_username"] == ALICE
+
+
+@pytest.mark.filterwarnings("ignore:response_mode='form_post' is recommended")
+def test_the_sign_in_page_chooses_the_account_that_the_client_hints_at(
+    fresh_identity: Identity, session: requests.Session
+) -> None:
+    """Without a hint it is the first one. `prompt` is taken."""
+    app = fresh_identity.public_app(session)
+    chosen = []
+    with Browser(fresh_identity.ca_file) as browser:
+        for hint in ({}, {"login_hint": BOB, "prompt": "select_account"}):
+            flow = app.initiate_auth_code_flow(scopes=list(SCOPES), redirect_uri=REDIRECT, **hint)
+            chosen.append(browser.open(flow["auth_uri"]).fields["upn"])
+
+    assert chosen == [ALICE, BOB]
+
+
+def test_nobody_is_sent_to_another_machine(fresh_identity: Identity, session: requests.Session) -> None:
+    """The redirect URI is one on loopback, whatever the port."""
+    address = f"{fresh_identity.authority}/oauth2/v2.0/authorize?redirect_uri=https://elsewhere.example/"
+    answer = session.get(address, timeout=5, allow_redirects=False)
+
+    assert answer.json()["error_codes"] == [50011]
 
 
 def test_refreshing_gives_new_tokens_and_leaves_the_old_refresh_token_good(
@@ -183,43 +233,6 @@ def test_an_idle_refresh_token_dies(fresh_identity: Identity, session: requests.
     assert refresh(fresh_identity, session, token).json()["error_codes"] == [700082]
 
 
-def test_an_application_signs_in_with_its_secret(fresh_identity: Identity, session: requests.Session) -> None:
-    """Client credentials give an app-only token for the granted mailboxes."""
-    app = fresh_identity.robot_app(session)
-    answer = app.acquire_token_for_client([APP_SCOPE])
-    judge = fresh_identity.provider.introspect
-
-    assert judge(answer["access_token"], mailbox=SUPPORT, service="pop3").active
-    assert not judge(answer["access_token"], mailbox=ALICE, service="pop3").active
-
-
-@pytest.mark.parametrize(
-    ("form", "number"),
-    [
-        ({"client_secret": "not it"}, 7000215),
-        ({"client_secret": ""}, 7000218),
-        ({"scope": "https://outlook.office365.com/IMAP.AccessAsApp"}, 1002012),
-        ({"scope": "https://unknown.example/.default"}, 500011),
-        ({"client_id": "nobody"}, 700016),
-        ({"grant_type": "password"}, 70003),
-    ],
-    ids=["wrong secret", "no secret", "no .default", "unknown resource", "unknown client", "unknown grant"],
-)
-def test_a_wrong_request_is_refused_by_number(
-    fresh_identity: Identity, session: requests.Session, form: dict[str, str], number: int
-) -> None:
-    """Each mistake has Entra's own number."""
-    right = {
-        "grant_type": "client_credentials",
-        "client_id": fresh_identity.robot_id,
-        "client_secret": fresh_identity.robot_secret,
-        "scope": APP_SCOPE,
-    }
-
-    assert ask(fresh_identity, session, **right).status_code == 200
-    assert ask(fresh_identity, session, **{**right, **form}).json()["error_codes"] == [number]
-
-
 def test_an_unknown_tenant_is_refused(fresh_identity: Identity, session: requests.Session) -> None:
     """Discovery knows this tenant only."""
     base = fresh_identity.authority.rpartition("/")[0]
@@ -238,6 +251,7 @@ def test_an_unknown_tenant_is_refused(fresh_identity: Identity, session: request
         (ALICE, f"imap {ORDERS}", {}, "no access"),
         (ALICE, "imap nobody@harbour.example", {}, "no access"),
         (ALICE, f"smtp {ALICE}", {}, "lacks the permission"),
+        (ALICE, f"smtp {SUPPORT}", {"idtyp": "app", "roles": ["IMAP.AccessAsApp"]}, "lacks the role"),
         (ALICE, f"imap {ALICE}", {"scp": "POP.AccessAsUser.All"}, "lacks the permission"),
         (ALICE, f"imap {ALICE}", {"aud": "https://outlook.office365.com"}, ""),
         (ALICE, f"imap {ALICE}", {"aud": "https://graph.microsoft.com"}, "audience"),
@@ -287,6 +301,105 @@ def test_staged_answers_come_once_each_and_then_the_truth(
     assert answers[0].headers["retry-after"] == "1"
     assert answers[2].headers["content-type"].startswith("text/html")
     assert "access_token" in answers[3].json()
+
+
+def test_a_staged_drop_closes_the_connection_without_an_answer(
+    fresh_identity: Identity, session: requests.Session
+) -> None:
+    """And a staged 500 is one."""
+    token = sign_in(fresh_identity, fresh_identity.public_app(session))["refresh_token"]
+    fresh_identity.provider.settings.answers = ["drop", "500"]
+
+    with pytest.raises(requests.ConnectionError):
+        refresh(fresh_identity, session, token)
+    assert refresh(fresh_identity, session, token).status_code == 500
+    assert refresh(fresh_identity, session, token).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "number"),
+    [
+        ("MFA", "interaction_required basic_action", 50076),
+        ("POLICY", "interaction_required message_only", 53003),
+        ("LOCKED", "invalid_grant", 50053),
+        ("DISABLED", "invalid_grant", 50057),
+        ("ADMIN_CONSENT", "invalid_grant consent_required", 90094),
+        ("LOOP", "invalid_grant", 50196),
+        ("EXPIRED_SECRET", "invalid_client", 7000222),
+    ],
+)
+def test_any_refusal_can_be_staged_by_its_name(
+    fresh_identity: Identity, session: requests.Session, name: str, error: str, number: int
+) -> None:
+    """At the endpoint that was named, once, in Entra's shape: error and suberror, number and sentence."""
+    fresh_identity.provider.settings.answers = [f"refuse={name}@devicecode"]
+    flow = fresh_identity.public_app(session).initiate_device_flow(scopes=list(SCOPES))
+
+    assert f"{flow['error']} {flow.get('suberror', '')}".rstrip() == error
+    assert flow["error_codes"] == [number]
+    assert flow["error_description"].startswith(f"AADSTS{number}: ")
+    assert "user_code" in fresh_identity.public_app(session).initiate_device_flow(scopes=list(SCOPES))
+
+
+def test_a_staged_answer_that_nobody_knows_is_a_mistake(fresh_identity: Identity) -> None:
+    """Else a test would wait for it in vain."""
+    for answer in ("refuse=NOBODY", "teapot"):
+        with pytest.raises(ValueError, match="answers"):
+            fresh_identity.provider.settings.answers = [answer]
+
+
+def test_a_tenant_may_forbid_sign_in_by_device_code(
+    fresh_identity: Identity, session: requests.Session
+) -> None:
+    """The person does everything right, and the client is told of the policy."""
+    fresh_identity.provider.settings.device_code_blocked = True
+    answer = sign_in(fresh_identity, fresh_identity.public_app(session))
+
+    assert (answer["error"], answer["error_codes"]) == ("interaction_required", [53003])
+
+
+def test_id_tokens_say_what_the_settings_want(fresh_identity: Identity, session: requests.Session) -> None:
+    """A wrong audience, an address that nobody verified, no name at all."""
+    fresh_identity.provider.settings.claims = {
+        "aud": "somebody else",
+        "email_verified": False,
+        "preferred_username": None,
+    }
+    claims = sign_in(fresh_identity, fresh_identity.public_app(session))["id_token_claims"]
+
+    assert (claims["aud"], claims["email_verified"]) == ("somebody else", False)
+    assert "preferred_username" not in claims
+
+
+def test_answers_can_have_the_habits_of_other_providers(
+    fresh_identity: Identity, session: requests.Session
+) -> None:
+    """No scope, no new refresh token at a refresh, and how long the refresh token lasts."""
+    settings = fresh_identity.provider.settings
+    settings.echo_scope, settings.rotates, settings.refresh_expires_in = False, False, 1800
+    token = sign_in(fresh_identity, fresh_identity.public_app(session))["refresh_token"]
+    answers = [refresh(fresh_identity, session, token).json() for _ in range(2)]
+
+    for answer in answers:
+        assert "access_token" in answer
+        assert "scope" not in answer
+        assert "refresh_token" not in answer
+        assert answer["refresh_token_expires_in"] == 1800
+
+
+def test_the_newest_refresh_token_is_known_to_tests(
+    fresh_identity: Identity, session: requests.Session
+) -> None:
+    """Of the newest sign-in, after every rotation; of nobody who never signed in."""
+    app = fresh_identity.public_app(session)
+    sign_in(fresh_identity, app)
+    second = sign_in(fresh_identity, app)["refresh_token"]
+    newest = fresh_identity.provider.newest_refresh_token
+
+    assert newest(ALICE) == second
+    third = refresh(fresh_identity, session, second).json()["refresh_token"]
+    assert newest(ALICE) == third
+    assert newest("nobody@harbour.example") is None
 
 
 def test_a_staged_hang_ends_when_the_client_gives_up(

@@ -7,8 +7,8 @@ Entra where a test needs that (refresh tokens that die on reuse), and it trusts 
 from __future__ import annotations
 
 from worker.demo.identity.access import Verdict
-from worker.demo.identity.grants import Application
+from worker.demo.identity.grants import Application, FederatedCredential
 from worker.demo.identity.provider import IdentityProvider
 from worker.demo.identity.settings import Settings
 
-__all__ = ["Application", "IdentityProvider", "Settings", "Verdict"]
+__all__ = ["Application", "FederatedCredential", "IdentityProvider", "Settings", "Verdict"]

@@ -7,20 +7,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.x509 import Certificate
+
 from worker.demo.identity.scopes import Scopes
 
 
 @dataclass(frozen=True, slots=True)
+class FederatedCredential:
+    """Whose tokens an application may show instead of a secret: those of `issuer` that are about `subject`."""
+
+    issuer: str
+    subject: str
+    public_key: RSAPublicKey
+    audience: str = "api://AzureADTokenExchange"
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
-    """A registered application; it is confidential when it has a secret.
+    """A registered application; it is confidential when it has a credential of any kind.
 
     `roles` are its application permissions, `mailboxes` those that an administrator granted to it for app-only access.
     """
 
     client_id: str
     secret: str | None = field(default=None, repr=False)
+    secret_expires_at: float | None = None
+    certificates: tuple[Certificate, ...] = ()
+    federated: tuple[FederatedCredential, ...] = ()
     roles: tuple[str, ...] = ()
     mailboxes: frozenset[str] = frozenset()
+
+    @property
+    def confidential(self) -> bool:
+        """Whether the application has to prove that it is itself."""
+        return bool(self.secret or self.certificates or self.federated)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ it, which is why the servers listen on loopback. It never shows a token or a sec
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any, cast
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -15,7 +16,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from worker.demo.identity import refusals
 from worker.demo.identity.provider import IdentityProvider
+from worker.demo.identity.refusals import describe
 from worker.demo.identity.routes import EntraRoutes
 from worker.demo.identity.settings import Settings
 
@@ -73,8 +76,11 @@ class StagedAnswers:
             await self._app(scope, receive, send)
             return
         self._provider.note(endpoint, kind)
-        if kind == "hang":
-            # Nothing is ever sent; the request ends when the client has had enough.
+        if kind in {"drop", "hang"}:
+            if kind == "drop":
+                # ASGI has no word for this; uvicorn's `receive` belongs to the one object that knows the connection.
+                cast("Any", receive).__self__.transport.abort()
+            # Nothing is ever sent; the request ends when the client is gone.
             while (await receive())["type"] != "http.disconnect":
                 pass
             return
@@ -91,6 +97,10 @@ class StagedAnswers:
     def _response(self, kind: str) -> Response:
         if kind == "html":
             return HTMLResponse("<!doctype html><title>Sign in</title><p>Something went wrong.</p>")
+        _, _, name = kind.partition("=")
+        if name:
+            reason = refusals.BY_NAME[name]
+            return JSONResponse(describe(reason, now=self._provider.clock()), status_code=reason.status)
         headers = {"Retry-After": str(self._provider.settings.retry_after)}
         body = {"error": "temporarily_unavailable", "error_description": "AADSTS90033: A transient error."}
         return JSONResponse(body, status_code=int(kind), headers=headers)

@@ -15,8 +15,11 @@ def _frame(body: str) -> str:
     return FRAME.format(body=body)
 
 
-def _account_choice(accounts: Iterable[str]) -> str:
-    options = "".join(f"<option>{escape(account)}</option>" for account in sorted(accounts))
+def _account_choice(accounts: Iterable[str], preferred: str = "") -> str:
+    options = "".join(
+        f"<option{' selected' if account == preferred else ''}>{escape(account)}</option>"
+        for account in sorted(accounts)
+    )
     return f"<p><label>Account <select name=upn>{options}</select></label></p>"
 
 
@@ -33,8 +36,9 @@ def device_page(accounts: Iterable[str], user_code: str) -> str:
 
 
 def authorize_page(accounts: Iterable[str], request: Mapping[str, str]) -> str:
-    """Asks for the account; the client's request travels along in hidden fields."""
-    return _frame(f"<form method=post>{_hidden(request)}{_account_choice(accounts)}{DECISION}</form>")
+    """Asks for the account, with the client's hint chosen; its request travels along in hidden fields."""
+    choice = _account_choice(accounts, request.get("login_hint", ""))
+    return _frame(f"<form method=post>{_hidden(request)}{choice}{DECISION}</form>")
 
 
 def post_back_page(redirect_uri: str, answer: Mapping[str, str]) -> str:

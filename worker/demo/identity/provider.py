@@ -22,6 +22,7 @@ from worker.demo.identity.claims import (
     object_id,
     user_claims,
 )
+from worker.demo.identity.credentials import Proof, check_proof
 from worker.demo.identity.grants import (
     Application,
     Code,
@@ -103,19 +104,14 @@ class IdentityProvider:
             raise EntraRefusal(refusals.UNKNOWN_CLIENT)
         return application
 
-    def authenticate(self, client_id: str, secret: str | None) -> Application:
-        """The application of that id, once a confidential one has shown its secret (RFC 6749 section 2.3.1).
+    def authenticate(self, client_id: str, proof: Proof, *, audience: str) -> Application:
+        """The application of that id, once a confidential one has proved that it is itself.
 
         Raises:
-            EntraRefusal: Unknown application; missing or wrong secret.
+            EntraRefusal: Unknown application, or as `check_proof`.
         """
         application = self.application(client_id)
-        if application.secret is None:
-            return application
-        if not secret:
-            raise EntraRefusal(refusals.NO_SECRET)
-        if not secrets.compare_digest(application.secret, secret):
-            raise EntraRefusal(refusals.WRONG_SECRET)
+        check_proof(application, proof, audience=audience, now=self.clock())
         return application
 
     # Sign-in by device code, RFC 8628
@@ -144,7 +140,7 @@ class IdentityProvider:
         """One poll of the token endpoint: tokens once the person has agreed.
 
         Raises:
-            EntraRefusal: Pending, declined, expired or unknown.
+            EntraRefusal: Pending, declined, expired, unknown, or against the tenant's policy.
         """
         sign_in = self._devices.get(device_code)
         if sign_in is None or sign_in.client_id != client_id:
@@ -155,6 +151,8 @@ class IdentityProvider:
             raise EntraRefusal(refusals.DECLINED)
         if sign_in.upn is None:
             raise EntraRefusal(refusals.PENDING)
+        if self.settings.device_code_blocked:
+            raise EntraRefusal(refusals.POLICY)
         del self._devices[device_code]
         return self._begin_session(client_id, sign_in.upn, sign_in.scopes)
 
@@ -216,7 +214,14 @@ class IdentityProvider:
         scopes = read_scopes(scope) if scope else session.scopes
         if not set(scopes.text.split()) <= set(session.scopes.text.split()):
             raise EntraRefusal(refusals.NO_CONSENT)
-        return self._answer(session, scopes)
+        return self._answer(session, scopes, again=True)
+
+    def newest_refresh_token(self, upn: str) -> str | None:
+        """The newest refresh token of an account's newest sign-in, or None when there is none."""
+        for session in reversed(self._sessions):
+            if session.upn == upn:
+                return session.newest or None
+        return None
 
     # Applications on their own, RFC 6749 section 4.4
 
@@ -224,9 +229,9 @@ class IdentityProvider:
         """An app-only access token; the scope must be one resource's `/.default`.
 
         Raises:
-            EntraRefusal: The application has no secret, or the scope is another one.
+            EntraRefusal: The application is a public one, or the scope is another one.
         """
-        if application.secret is None:
+        if not application.confidential:
             raise EntraRefusal(refusals.NO_SECRET)
         if not scope.endswith("/.default"):
             raise EntraRefusal(refusals.NOT_DEFAULT)
@@ -290,36 +295,53 @@ class IdentityProvider:
         self._sessions.append(session)
         return self._answer(session, scopes, nonce=nonce)
 
-    def _answer(self, session: Session, scopes: Scopes, *, nonce: str | None = None) -> dict[str, object]:
-        """The body of a successful answer; a refresh token only for those who asked for offline access."""
+    def _answer(
+        self, session: Session, scopes: Scopes, *, nonce: str | None = None, again: bool = False
+    ) -> dict[str, object]:
+        """The body of a successful answer; a refresh token only for those who asked for offline access.
+
+        `again` is True when the client came with a refresh token.
+        """
         lifetime = self.settings.token_lifetime
         claims = user_claims(session.upn, scopes)
         answer: dict[str, object] = {
             "token_type": "Bearer",
-            "scope": scopes.text,
             "expires_in": lifetime,
             "ext_expires_in": lifetime,
             "access_token": self.sign_access(session.client_id, scopes.resource, claims),
             "client_info": client_info(session.upn, self.tenant_id),
         }
+        if self.settings.echo_scope:
+            answer["scope"] = scopes.text
         if "offline_access" in session.scopes.openid:
-            session.newest = secrets.token_urlsafe(48)
-            expires_at = self.clock() + self.settings.refresh_lifetime
-            self._refresh_tokens[session.newest] = RefreshToken(session, expires_at)
-            answer["refresh_token"] = session.newest
+            if self.settings.rotates or not again:
+                answer["refresh_token"] = self._new_refresh_token(session)
+            if self.settings.refresh_expires_in is not None:
+                answer["refresh_token_expires_in"] = self.settings.refresh_expires_in
         if "openid" in session.scopes.openid:
-            answer["id_token"] = self.signer.sign(
-                id_claims(
-                    client_id=session.client_id,
-                    tenant_id=self.tenant_id,
-                    issuer=self.issuer,
-                    upn=session.upn,
-                    nonce=nonce,
-                    now=int(self.clock()),
-                    lifetime=lifetime,
-                )
-            )
+            answer["id_token"] = self._id_token(session, nonce=nonce)
         return answer
+
+    def _new_refresh_token(self, session: Session) -> str:
+        session.newest = secrets.token_urlsafe(48)
+        expires_at = self.clock() + self.settings.refresh_lifetime
+        self._refresh_tokens[session.newest] = RefreshToken(session, expires_at)
+        return session.newest
+
+    def _id_token(self, session: Session, *, nonce: str | None) -> str:
+        claims = {
+            **id_claims(
+                client_id=session.client_id,
+                tenant_id=self.tenant_id,
+                issuer=self.issuer,
+                upn=session.upn,
+                nonce=nonce,
+                now=int(self.clock()),
+                lifetime=self.settings.token_lifetime,
+            ),
+            **self.settings.claims,
+        }
+        return self.signer.sign({key: value for key, value in claims.items() if value is not None})
 
 
 def _challenge_of(verifier: str) -> str:

@@ -36,12 +36,33 @@ CODE_USED = Reason(54005, "invalid_grant", 400, "The authorization code was alre
 WRONG_VERIFIER = Reason(501481, "invalid_grant", 400, "The code_verifier does not match the code_challenge.")
 NO_CONSENT = Reason(65001, "invalid_grant", 400, "The user has not consented to this.", "consent_required")
 CANCELLED = Reason(65004, "access_denied", 400, "The user declined to consent.")
+# What a tenant or an account gets into: sign-in stops, or stops working.
+MFA = Reason(50076, "interaction_required", 400, "Multi-factor authentication is required.", "basic_action")
+POLICY = Reason(53003, "interaction_required", 400, "Blocked by Conditional Access policies.", "message_only")
+LOCKED = Reason(50053, "invalid_grant", 400, "The account is locked: too many wrong sign-ins.")
+DISABLED = Reason(50057, "invalid_grant", 400, "The user account is disabled.")
+ADMIN_CONSENT = Reason(90094, "invalid_grant", 400, "An administrator must consent.", "consent_required")
+LOOP = Reason(50196, "invalid_grant", 400, "A loop was encountered: the same request came too often.")
 # Clients and requests.
 UNKNOWN_CLIENT = Reason(700016, "unauthorized_client", 400, "The application was not found in the directory.")
 WRONG_SECRET = Reason(7000215, "invalid_client", 401, "Invalid client secret provided.")
+EXPIRED_SECRET = Reason(7000222, "invalid_client", 401, "The provided client secret keys are expired.")
 NO_SECRET = Reason(
     7000218, "invalid_client", 401, "The request must contain client_assertion or client_secret."
 )
+PUBLIC_CLIENT = Reason(
+    700025, "invalid_client", 401, "The client is public: no client_assertion or client_secret, please."
+)
+# Client assertions, RFC 7523.
+MALFORMED_ASSERTION = Reason(50027, "invalid_request", 400, "The JWT is invalid or malformed.")
+WRONG_SIGNATURE = Reason(700027, "invalid_client", 401, "The client assertion has an invalid signature.")
+WRONG_TIME = Reason(700024, "invalid_client", 401, "The client assertion is not within its valid time range.")
+WRONG_AUDIENCE = Reason(700023, "invalid_client", 401, "The client assertion is for another audience.")
+WRONG_SUBJECT = Reason(700021, "invalid_client", 401, "The client assertion is about another application.")
+NOT_FEDERATED = Reason(70025, "invalid_client", 401, "The client has no federated identity credentials.")
+UNKNOWN_ISSUER = Reason(700211, "invalid_client", 401, "No federated identity record has this issuer.")
+UNKNOWN_AUDIENCE = Reason(700212, "invalid_client", 401, "No federated identity record has this audience.")
+UNKNOWN_SUBJECT = Reason(700213, "invalid_client", 401, "No federated identity record has this subject.")
 NOT_DEFAULT = Reason(1002012, "invalid_scope", 400, "The scope of client credentials must end in /.default.")
 WRONG_SCOPE = Reason(70011, "invalid_scope", 400, "The provided scope is not valid.")
 UNKNOWN_RESOURCE = Reason(500011, "invalid_resource", 400, "The resource principal was not found.")
@@ -49,6 +70,9 @@ UNKNOWN_TENANT = Reason(90002, "invalid_tenant", 400, "The tenant was not found.
 WRONG_REDIRECT = Reason(50011, "invalid_request", 400, "The redirect URI is not one of this application.")
 NO_CHALLENGE = Reason(9002325, "invalid_request", 400, "A code_challenge with the method S256 is required.")
 UNKNOWN_GRANT_TYPE = Reason(70003, "unsupported_grant_type", 400, "The grant type is not supported.")
+
+BY_NAME = {name: value for name, value in globals().items() if isinstance(value, Reason)}
+"""Every reason by the name it has here, for answers that are staged by name."""
 
 
 class EntraRefusal(Exception):

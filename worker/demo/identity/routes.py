@@ -17,10 +17,13 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from worker.demo.identity import pages, refusals
+from worker.demo.identity.credentials import Proof
+from worker.demo.identity.grants import Application
 from worker.demo.identity.provider import IdentityProvider
 from worker.demo.identity.refusals import EntraRefusal, Reason, describe
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -67,7 +70,11 @@ class EntraRoutes:
                 "subject_types_supported": ["pairwise"],
                 "id_token_signing_alg_values_supported": ["RS256"],
                 "code_challenge_methods_supported": ["S256"],
-                "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"],
+                "token_endpoint_auth_methods_supported": [
+                    "client_secret_post",
+                    "client_secret_basic",
+                    "private_key_jwt",
+                ],
             }
         )
 
@@ -135,19 +142,22 @@ class EntraRoutes:
     async def token(self, request: Request) -> Response:
         """Every grant ends here (RFC 6749 section 3.2)."""
         form = await request.form()
-        client_id, secret = _client_of(request, form)
+        client_id, proof = _client_of(request, form)
         grant = _text(form, "grant_type")
         name = "device_code" if grant == DEVICE_GRANT else grant
         try:
-            answer = self._redeem(grant, form, client_id=client_id, secret=secret)
+            application = self._provider.authenticate(
+                client_id, proof, audience=f"{_base(request)}{request.url.path}"
+            )
+            answer = self._redeem(grant, form, application)
         except EntraRefusal as refusal:
             return self._refuse(request, "token", refusal.reason, grant=name, client_id=client_id)
         self._provider.note("token", "ok", grant=name, client_id=client_id)
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
-    def _redeem(self, grant: str, form: FormData, *, client_id: str, secret: str | None) -> dict[str, object]:
+    def _redeem(self, grant: str, form: FormData, application: Application) -> dict[str, object]:
         """The tokens for whatever the client brings."""
-        application = self._provider.authenticate(client_id, secret)
+        client_id = application.client_id
         match grant:
             case "client_credentials":
                 return self._provider.issue_app_token(application, _text(form, "scope"))
@@ -182,16 +192,18 @@ def _text(form: FormData, key: str) -> str:
     return str(form.get(key, ""))
 
 
-def _client_of(request: Request, form: FormData) -> tuple[str, str | None]:
-    """The client's id and secret, from HTTP Basic or from the form (RFC 6749 section 2.3.1)."""
+def _client_of(request: Request, form: FormData) -> tuple[str, Proof]:
+    """The client's id and proof, from HTTP Basic (RFC 6749 section 2.3.1) or from the form."""
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
         try:
             client_id, _, secret = base64.b64decode(credentials, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
-            return "", None
-        return unquote_plus(client_id), unquote_plus(secret)
-    return _text(form, "client_id"), _text(form, "client_secret") or None
+            return "", Proof()
+        return unquote_plus(client_id), Proof(unquote_plus(secret))
+    is_jwt = _text(form, "client_assertion_type") == JWT_BEARER
+    assertion = _text(form, "client_assertion") if is_jwt else ""
+    return _text(form, "client_id"), Proof(_text(form, "client_secret"), assertion)
 
 
 def _error(reason: Reason) -> dict[str, str]:
