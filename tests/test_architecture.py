@@ -154,10 +154,16 @@ def test_stations_do_not_know_each_other(station: str) -> None:
 
 IMPLEMENTATIONS = {
     "worker/quay.py": "it is the place that chooses",
+    "worker/settings.py": "a file of keys that holds none is a problem of the configuration",
 }
 """Who names an implementation, and why."""
-DATA = {"worker.sources.providers"}
-"""Not an implementation but a table: what is known of providers."""
+DATA = {
+    "worker.sources.providers",
+    "worker.tokens.claims",
+    "worker.tokens.credential",
+    "worker.tokens.verdict",
+}
+"""Not implementations but tables and pure readings: what is known of providers, and what a token or an answer says."""
 
 
 def test_callers_know_contracts_and_not_implementations() -> None:

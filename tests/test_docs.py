@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.reference import COMMAND, EXAMPLES, configuration, documents, env_example
-from worker.settings import MAILBOX_FIELDS, Entra, General, load
+from worker.reference import COMMAND, EXAMPLES, SECTIONS, configuration, documents, env_example
+from worker.settings import MAILBOX_FIELDS, General, load
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +42,7 @@ def test_the_worked_examples_are_valid_together(tmp_path: Path) -> None:
 
     settings = load({}, cwd=tmp_path)
 
-    assert set(settings.mailboxes) == {"support", "shop", "office"}
+    assert set(settings.mailboxes) == {"support", "orders", "shop", "office"}
     assert set(settings.outputs) == {"archive", "crm"}
 
 
@@ -56,11 +56,11 @@ def test_every_line_of_the_example_is_a_comment_or_a_setting_taken_away() -> Non
 def test_every_variable_is_documented() -> None:
     """In the reference page each with its row, and all but ENV_FILE in the example."""
     general = {name.upper() for name in General.model_fields}
-    entra = {f"ENTRA__{name.upper()}" for name in Entra.model_fields}
+    sections = {f"{prefix}{name.upper()}" for prefix, _, _, model in SECTIONS for name in model.model_fields}
     fields = {name.upper() for name in MAILBOX_FIELDS}
     page, example = configuration(), env_example()
 
-    for variable in general | entra | {f"MAILBOX__NAME__{name}" for name in fields}:
+    for variable in general | sections | {f"MAILBOX__NAME__{name}" for name in fields}:
         assert f"| `{variable}` |" in page
-    for variable in (general - {"ENV_FILE"}) | entra | {f"MAILBOX__SUPPORT__{name}" for name in fields}:
+    for variable in (general - {"ENV_FILE"}) | sections | {f"MAILBOX__SUPPORT__{name}" for name in fields}:
         assert f"\n#{variable}=" in example

@@ -19,7 +19,16 @@ from dotenv.parser import parse_stream
 from worker.errors import Problem
 
 PROCESS = "environment"
-PREFIXES = ("MAILBOX__", "MAILBOX_DEFAULTS__", "OUTPUT__", "STAGE__", "ENTRA__")
+PREFIXES = (
+    "MAILBOX__",
+    "MAILBOX_DEFAULTS__",
+    "OUTPUT__",
+    "STAGE__",
+    "ENTRA__",
+    "GOOGLE__",
+    "OIDC__",
+    "ALERT__",
+)
 # Double underscores part the words of a variable, so a name holds none and neither begins nor ends with one.
 NAME = re.compile(r"[a-z0-9-]+(_[a-z0-9-]+)*")
 NAME_RULE = "a name is made of letters, digits, - and single _ between them"

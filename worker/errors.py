@@ -97,18 +97,48 @@ class RedisUnavailable(MailquayError):
     state = "redis unavailable"
 
 
-class NeedsSignIn(MailquayError):
+class AccountTrouble(MailquayError):
+    """The account gets no token. When its provider is asked again is kept with the account, for all its mailboxes.
+
+    So the mailboxes are polled as ever, at the cost of one look into Redis, and go on by themselves within one poll once
+    somebody has signed in.
+    """
+
+
+class NeedsSignIn(AccountTrouble):
     """The account's owner has to sign in again (`mailquay login ACCOUNT`). Resumes by itself afterwards."""
 
     who = "owner"
     state = "needs sign-in"
 
 
-class NeedsAdmin(MailquayError):
+class SignInDoubtful(AccountTrouble):
+    """The provider refuses a grant that worked a short while ago. It is tried again for a while before anybody is told."""
+
+    who = "nobody"
+    retried = True
+    state = "sign-in doubtful"
+
+
+class NeedsAdmin(AccountTrouble):
     """A tenant administrator has to allow something: consent, conditional access, a licence."""
 
     who = "admin"
     state = "needs admin"
+
+
+class RegistrationRefused(AccountTrouble):
+    """The provider does not accept the app registration as it is configured: its secret, certificate, id or scopes."""
+
+    who = "operator"
+    state = "registration refused"
+
+
+class OurBug(AccountTrouble):
+    """The provider says that Mailquay did something that no client should do. Please report it."""
+
+    who = "us"
+    state = "bug"
 
 
 class LoginRefused(MailquayError):
@@ -116,6 +146,21 @@ class LoginRefused(MailquayError):
 
     who = "operator"
     state = "login refused"
+
+
+class NotConnected(LoginRefused):
+    """The mail server took the token and does not open the mailbox: an access, a licence or a switch is missing.
+
+    Exchange says so too for a while after many logins, so it counts only once it lasts or where nothing was pulled yet.
+    """
+
+    state = "not connected"
+
+
+class TokenTooLong(LoginRefused):
+    """The access token is longer than this server takes over this protocol."""
+
+    state = "token too long"
 
 
 class Misconfigured(MailquayError):

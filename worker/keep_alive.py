@@ -1,6 +1,6 @@
 """Keeps accounts alive that nobody pulls with: a refresh token dies when it is not used for 90 days.
 
-An account whose token was not renewed for a week is renewed, whether or not its mailboxes are enabled or parked. What a
+An account whose token was not renewed for KEEP_ALIVE_AFTER is renewed, whether or not its mailboxes are enabled or parked. What a
 provider refuses is reported and left as it is; the mailboxes' own pulls say what a person has to do.
 """
 
@@ -14,23 +14,21 @@ from worker.timetable import KEEP_ALIVE
 
 log = structlog.get_logger("keep_alive")
 
-IDLE_SECONDS = 7 * 86400.0
-
 
 def keep_alive(quay: Quay) -> list[str]:
-    """Renew the token of every account that was idle for a week; the accounts that were renewed."""
+    """Renew the token of every account that was idle for KEEP_ALIVE_AFTER; the accounts that were renewed."""
     renewed: list[str] = []
-    accounts = {
-        mailbox.account.casefold(): mailbox
-        for mailbox in quay.settings.mailboxes.values()
-        if mailbox.auth == "delegated"
-    }
-    for account, mailbox in sorted(accounts.items()):
-        stored_at = quay.token_store.stored_at(account)
-        if not stored_at or quay.clock() - stored_at < IDLE_SECONDS:
+    for account, mailboxes in sorted(quay.settings.accounts().items()):
+        renewed_at = quay.token_store.glance(account).renewed_at
+        idle = quay.clock() - renewed_at
+        if (
+            mailboxes[0].auth == "app"
+            or not renewed_at
+            or idle < quay.settings.keep_alive_after.total_seconds()
+        ):
             continue
         try:
-            quay.tokens(mailbox).access(mailbox.account, mailbox.scopes, renewed=True)
+            quay.keeper(mailboxes[0]).renew(account, mailboxes[0].scopes)
         except MailquayError as error:
             log.warning("account.not_renewed", account=account, state=error.state, reason=error.sentence)
         else:

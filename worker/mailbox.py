@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -29,7 +30,17 @@ from pipelines.options import FilePath, Flag, Form, Names, Options
 from worker import env
 from worker.every import Every, read_every, write_every
 from worker.sources import Endpoint
-from worker.sources.providers import PORTS, PROVIDERS, Auth, Protocol, ProviderName, Tls
+from worker.sources.providers import (
+    CLOUDS,
+    PORTS,
+    PROVIDERS,
+    Auth,
+    Cloud,
+    Protocol,
+    ProviderName,
+    RegistrationName,
+    Tls,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +162,21 @@ def _expected_auth(data: Mapping[str, Any]) -> Auth:
     return PROVIDERS[data.get("provider", "generic")].auths[0]
 
 
+def _issuer(url: str) -> str:
+    address = urlsplit(url)
+    if address.scheme != "https" or not address.netloc:
+        raise ValueError("must be an https address, such as https://id.example.com/realms/mail")
+    return url.rstrip("/").removesuffix("/.well-known/openid-configuration")
+
+
+Issuer = Annotated[Text, AfterValidator(_issuer)]
+
+
+def _cloud(info: ValidationInfo) -> Cloud:
+    """Microsoft's cloud that ENTRA__CLOUD names."""
+    return CLOUDS[(info.context or {}).get("cloud", "public")]
+
+
 class Mailbox(Options):
     """One configured place that mail is pulled from; what was left unsaid is filled in."""
 
@@ -165,8 +191,8 @@ class Mailbox(Options):
     auth: Annotated[Auth, BeforeValidator(lower)] = Field(
         default_factory=_expected_auth,
         validate_default=True,
-        description="How it signs in: `delegated` is OAuth 2.0 as ACCOUNT. Unset: what the provider expects; "
-        "`password` for generic.",
+        description="How it signs in: `delegated` is OAuth 2.0 as ACCOUNT, `app` is OAuth 2.0 as the application itself. "
+        "Unset: what the provider expects; `password` for generic.",
         examples=["delegated"],
     )
     protocol: Annotated[Protocol, BeforeValidator(lower)] = Field(
@@ -185,7 +211,7 @@ class Mailbox(Options):
     username: Unsaid = Field(
         default="",
         validate_default=True,
-        description="Login name for AUTH=password. Unset: ADDRESS.",
+        description="Login name at the mail server. Unset: ADDRESS.",
         examples=["support"],
     )
     password: SecretStr | None = Field(
@@ -193,16 +219,31 @@ class Mailbox(Options):
         validate_default=True,
         description="Password for AUTH=password; better in a file named by PASSWORD_FILE.",
     )
+    registration: RegistrationName | None = Field(
+        default=None,
+        validate_default=True,
+        description="App registration that signs in for it. Unset: the provider's; for generic `oidc` when OIDC__ISSUER is "
+        "set, else `entra`.",
+        examples=["oidc"],
+    )
     tenant: Tenant | None = Field(
         default=None,
         description="Entra tenant of this mailbox. Unset: ENTRA__TENANT; for outlook the tenant of personal accounts.",
         examples=["fabrikam.onmicrosoft.com"],
     )
+    issuer: Issuer | None = Field(
+        default=None,
+        description="OpenID Connect provider of this mailbox. Unset: OIDC__ISSUER.",
+        examples=["https://id.example.com/realms/mail"],
+    )
     client_id: Text | None = Field(
         default=None,
-        validate_default=True,
-        description="Application that signs in for this mailbox. Unset: ENTRA__CLIENT_ID.",
+        description="Application that signs in for this mailbox. Unset: CLIENT_ID of the app registration.",
         examples=["00000000-0000-0000-0000-000000000000"],
+    )
+    client_secret: SecretStr | None = Field(
+        default=None,
+        description="Secret of CLIENT_ID, when it has one; better in a file named by CLIENT_SECRET_FILE.",
     )
     scopes: Names = Field(
         default=(),
@@ -267,7 +308,7 @@ class Mailbox(Options):
     def endpoint(self) -> Endpoint:
         """Where the mailbox is reached, from its own words and the provider's preset."""
         return Endpoint(
-            host=self.host or PROVIDERS[self.provider].hosts[self.protocol],
+            host=self.host or "",
             port=self.port or PORTS[self.protocol, self.tls],
             tls=self.tls,
             ca_file=None if self.ca_file is None else str(self.ca_file),
@@ -276,12 +317,7 @@ class Mailbox(Options):
     @field_validator("auth")
     @classmethod
     def _check_auth(cls, auth: Auth, info: ValidationInfo) -> Auth:
-        provider = PROVIDERS[info.data.get("provider", "generic")]
-        offered = [way for way in provider.auths if way not in provider.planned]
-        if auth in provider.planned:
-            raise ValueError(
-                f"this way to sign in is not available yet with this provider; set {' or '.join(offered)}"
-            )
+        offered = PROVIDERS[info.data.get("provider", "generic")].auths
         if auth not in offered:
             raise ValueError(
                 f"this provider does not let a mailbox sign in this way; set {' or '.join(offered)}"
@@ -308,30 +344,41 @@ class Mailbox(Options):
             raise ValueError("is not set, and AUTH=password needs it; set it or PASSWORD_FILE")
         if auth == "delegated" and password is not None:
             raise ValueError("is not used with AUTH=delegated; remove it, then sign in with mailquay login")
+        if auth == "app" and password is not None:
+            raise ValueError("is not used with AUTH=app; remove it")
         return password
 
-    @field_validator("client_id")
+    @field_validator("registration")
     @classmethod
-    def _check_client_id(cls, client_id: str | None, info: ValidationInfo) -> str | None:
-        if client_id is None and info.data.get("auth") == "delegated":
-            raise ValueError(
-                "is not set, nor is ENTRA__CLIENT_ID; AUTH=delegated needs the id of an app registration"
-            )
-        return client_id
+    def _fill_registration(
+        cls, registration: RegistrationName | None, info: ValidationInfo
+    ) -> RegistrationName:
+        preset = PROVIDERS[info.data.get("provider", "generic")].registration
+        return registration or preset or ("oidc" if (info.context or {}).get("oidc") else "entra")
 
     @field_validator("scopes")
     @classmethod
     def _fill_scopes(cls, scopes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if scopes or not {"provider", "protocol"} <= info.data.keys():
+        data = info.data
+        if scopes or data.get("auth") == "password" or not {"provider", "auth", "protocol"} <= data.keys():
             return scopes
-        return PROVIDERS[info.data["provider"]].scopes.get(info.data["protocol"], ())
+        if data.get("registration") == "entra":
+            return _cloud(info).scopes(data["auth"], data["protocol"])
+        # `email` makes a provider say who signed in; an application on its own is nobody.
+        return PROVIDERS[data["provider"]].scopes or (("email",) if data["auth"] == "delegated" else ())
 
     @field_validator("host")
     @classmethod
-    def _check_host(cls, host: str | None, info: ValidationInfo) -> str | None:
-        if host is None and info.data.get("provider") == "generic":
+    def _fill_host(cls, host: str | None, info: ValidationInfo) -> str:
+        if "provider" not in info.data:
+            # What is wrong with PROVIDER is said already.
+            return host or ""
+        provider = info.data["provider"]
+        if host is None and provider == "generic":
             raise ValueError("is not set, and PROVIDER=generic has no server of its own")
-        if host is not None and (re.search(r"[\s/@]", host) or host.count(":") == 1):
+        if host is None:
+            return PROVIDERS[provider].hosts.get(info.data.get("protocol", "imap")) or _cloud(info).mail
+        if re.search(r"[\s/@]", host) or host.count(":") == 1:
             raise ValueError("must be the name of a server alone; its port goes into PORT")
         return host
 

@@ -18,17 +18,22 @@ import structlog
 
 from worker import state
 from worker.checkpoint import Checkpoint, Place
-from worker.errors import LoginRefused, MailquayError, RedisUnavailable, Unreachable
+from worker.errors import MailquayError, RedisUnavailable, SessionExpired, Unreachable
 from worker.identity import batch_id, imap_id, pop3_id
 from worker.lease import Lease, held
+from worker.login import Session, logged_in
 from worker.mailbox import Mailbox
 from worker.quay import Quay
 from worker.sources import Fetched, Incomplete, Opened, Ref, Source, grouped
 from worker.spool import Batch, Entry, Ticket
 from worker.standing import parking
 from worker.timetable import pull_entry
+from worker.tokens import AccessToken
 
 log = structlog.get_logger("pull")
+
+_SESSION_MARGIN_SECONDS = 30.0
+"""A session yields so long before its token ends: what is on the wire by then still comes."""
 
 Ring = Callable[[Ticket], None]
 """Says that a batch is ready. A bell that is lost costs latency, never mail."""
@@ -36,7 +41,10 @@ Ring = Callable[[Ticket], None]
 
 @dataclass(slots=True)
 class Pulled:
-    """What one pull did. `busy`: another process holds the mailbox. `more`: the deadline came before the end."""
+    """What one pull did. `busy`: another process holds the mailbox. `more`: the deadline came before the end.
+
+    `failures` are those in a row, this one counted; `again`: the one before failed in the same way.
+    """
 
     mailbox: str
     messages: int = 0
@@ -45,6 +53,8 @@ class Pulled:
     busy: bool = False
     more: bool = False
     trouble: MailquayError | None = None
+    failures: int = 0
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +90,7 @@ def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("i
             if lease is None:
                 pulled.busy = True
                 return pulled
-            _pull(Errand(quay, mailbox, lease, ring, deadline, pulled))
+            _pull_over_sessions(Errand(quay, mailbox, lease, ring, deadline, pulled))
             quay.standings.well(mailbox.name, quay.clock())
     except MailquayError as error:
         pulled.trouble = error
@@ -88,17 +98,42 @@ def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("i
         # Without Redis there is nothing to be parked in, and the timetable calls again by itself.
         with suppress(RedisUnavailable):
             if pulled.trouble:
-                _park(quay, mailbox, pulled.trouble)
+                pulled.again = quay.standings.of(mailbox.name).state == pulled.trouble.state
+                pulled.failures = _park(quay, mailbox, pulled.trouble)
             quay.timetable.answered(pull_entry(mailbox.name))
     _report(pulled, time.monotonic() - begun)
     return pulled
 
 
-def _pull(errand: Errand) -> None:
+def _pull_over_sessions(errand: Errand) -> None:
+    """A session that ends with its token is followed by another one, as long as each gets somewhere."""
+    ended: AccessToken | None = None
+    before = -1
+    while True:
+        try:
+            with logged_in(errand.quay, errand.mailbox, ended=ended) as session:
+                ended = session.token
+                _pull(_within(errand, session), session.source)
+        except SessionExpired:
+            if errand.pulled.batches == before:
+                raise
+            before = errand.pulled.batches
+        else:
+            return
+
+
+def _within(errand: Errand, session: Session) -> Errand:
+    """The errand, at the end of its token at the latest: behind a batch it yields, and the next pull has a new one."""
+    if session.token is None:
+        return errand
+    left = session.token.expires_at - errand.quay.clock() - _SESSION_MARGIN_SECONDS
+    return replace(errand, deadline=min(errand.deadline, time.monotonic() + left))
+
+
+def _pull(errand: Errand, source: Source) -> None:
     quay, mailbox = errand.quay, errand.mailbox
-    _recall(errand)
-    source = _signed_in(quay, mailbox)
     try:
+        _recall(errand)
         settled: list[Place] = []
         for folder in mailbox.folders:
             opened = source.open(folder, writable=mailbox.after.action != "keep")
@@ -115,7 +150,6 @@ def _pull(errand: Errand) -> None:
         source.finish()
         quay.checkpoints.settled(mailbox.name, settled)
     finally:
-        source.close()
         if errand.pulled.batches:
             _remember(errand)
 
@@ -137,16 +171,6 @@ def _remember(errand: Errand) -> None:
     exported = errand.quay.checkpoints.export(errand.mailbox.name)
     if exported["folders"]:
         errand.quay.spool.remember(errand.mailbox.name, exported)
-
-
-def _signed_in(quay: Quay, mailbox: Mailbox) -> Source:
-    """A session. A token that the server refuses is renewed once, never in a loop."""
-    try:
-        return quay.source(mailbox)
-    except LoginRefused:
-        if mailbox.auth == "password":
-            raise
-        return quay.source(mailbox, renewed=True)
 
 
 def _checkpoint(errand: Errand, source: Source, opened: Opened) -> Checkpoint:
@@ -339,10 +363,13 @@ def _lies_in(place: Place, opened: Opened) -> bool:
     return place.folder == opened.folder and place.uidvalidity == opened.uidvalidity
 
 
-def _park(quay: Quay, mailbox: Mailbox, error: MailquayError) -> None:
+def _park(quay: Quay, mailbox: Mailbox, error: MailquayError) -> int:
+    """Note the failure and put the next poll off; returns how many there were in a row."""
     now = quay.clock()
     failures = quay.standings.ill(mailbox.name, now, error)
-    quay.timetable.park(pull_entry(mailbox.name), now + parking(error, failures) * quay.jitter())
+    if wait := parking(error, failures):
+        quay.timetable.park(pull_entry(mailbox.name), now + wait * quay.jitter())
+    return failures
 
 
 def _report(pulled: Pulled, seconds: float) -> None:
@@ -357,11 +384,14 @@ def _report(pulled: Pulled, seconds: float) -> None:
     if pulled.trouble is None:
         log.info("pull.finished", mailbox=pulled.mailbox, **event)
     else:
-        log.warning(
+        # A mailbox that waits for its owner is polled as ever, and nobody is alarmed every minute.
+        say = log.info if pulled.again else log.warning
+        say(
             "pull.failed",
             mailbox=pulled.mailbox,
             state=pulled.trouble.state,
             who=pulled.trouble.who,
             reason=pulled.trouble.sentence,
+            failures=pulled.failures,
             **event,
         )

@@ -33,13 +33,15 @@ from worker.spool import Spool
 from worker.spool.file import FileSpool
 from worker.standing import Standings
 from worker.timetable import Timetable
-from worker.tokens import Tokens
 from worker.tokens.entra import Entra
-from worker.tokens.seal import Seal, keys_in
+from worker.tokens.keeper import Keeper
+from worker.tokens.seal import KeyFile, Seal
 from worker.tokens.store import TokenStore
 
 _ANSWER_SECONDS = 60.0
 """What a mail server may take for one answer."""
+_REFRESH_SECONDS = 10.0
+"""How long a process that died while refreshing keeps the others from it. One that lives prolongs its lock."""
 
 
 class Quay:
@@ -76,19 +78,16 @@ class Quay:
         )
 
     @cached_property
-    def token_store(self) -> TokenStore:
-        """The sealed tokens.
-
-        Raises:
-            TokensUnreadable: the keys cannot be read.
-        """
+    def token_keys(self) -> KeyFile:
+        """The keys that seal tokens: those of TOKEN_KEYS_FILE, or one made in DATA_DIR."""
         path = self.settings.token_keys_file
-        keys = (
-            keys_in(path, create=False)
-            if path
-            else keys_in(self.settings.data_dir / "token_keys", create=True)
-        )
-        return TokenStore(self.client, Seal(keys))
+        return KeyFile(path or self.settings.data_dir / "token_keys", create=path is None)
+
+    @cached_property
+    def token_store(self) -> TokenStore:
+        """The sealed grants."""
+        in_clear = self.settings.dangerously_store_tokens_in_clear
+        return TokenStore(self.client, Seal(self.token_keys, in_clear=in_clear))
 
     def now(self) -> datetime:
         """The clock as an aware moment."""
@@ -98,27 +97,25 @@ class Quay:
         """A factor from 0.5 to 1.0, so that what failed together does not come back together."""
         return random.uniform(0.5, 1.0)  # noqa: S311  (no secret hangs on it)
 
-    def tokens(self, mailbox: Mailbox) -> Tokens:
-        """Where the mailbox's account gets its tokens."""
-        return self.entra(mailbox)
-
     def entra(self, mailbox: Mailbox) -> Entra:
-        """The provider of the mailbox's app registration."""
-        return Entra(
-            self.settings.registration(mailbox),
+        """The identity provider of the mailbox's app registration."""
+        return Entra(self.settings.registration(mailbox), clock=self.clock)
+
+    def keeper(self, mailbox: Mailbox) -> Keeper:
+        """Where the mailbox's account gets its tokens, and what keeps them fresh."""
+        entra = self.entra(mailbox)
+        delegated = mailbox.auth == "delegated"
+        return Keeper(
+            entra.refresh if delegated else entra.client_credentials,
             self.token_store,
-            lambda what: held(self.client, what, ttl=60.0),
+            lambda what: held(self.client, what, ttl=_REFRESH_SECONDS),
+            client_id=self.settings.registration(mailbox).client_id,
+            signed_in=delegated,
             clock=self.clock,
         )
 
-    def source(self, mailbox: Mailbox, *, renewed: bool = False) -> Source:
-        """Sign in to a mailbox, with a token acquired just before. `renewed` asks for a token never used before."""
-        if mailbox.auth == "password":
-            assert mailbox.password is not None
-            credentials = Credentials(mailbox.username, mailbox.password.get_secret_value(), bearer=False)
-        else:
-            token = self.tokens(mailbox).access(mailbox.account, mailbox.scopes, renewed=renewed)
-            credentials = Credentials(mailbox.address, token.secret)
+    def connect(self, mailbox: Mailbox, credentials: Credentials) -> Source:
+        """A session with the mailbox's server, signed in."""
         kind = ImapSource if mailbox.protocol == "imap" else Pop3Source
         return kind(
             mailbox.endpoint,

@@ -18,8 +18,32 @@ from pipelines.options import Option, describe
 from pipelines.output import Output
 from pipelines.registry import load_output, load_stage, output_types, stage_types
 from pipelines.stage import Stage
-from worker.settings import MAILBOX_FIELDS, Entra, General, Mailbox
-from worker.sources.providers import PROVIDERS
+from worker.registration import Entra, Google, Oidc
+from worker.settings import MAILBOX_FIELDS, Alert, General, Mailbox
+from worker.sources.providers import CLOUDS, PROVIDERS
+
+# Prefix, title, what it is for, model.
+SECTIONS: tuple[tuple[str, str, str, type[BaseModel]], ...] = (
+    (
+        "ENTRA__",
+        "The app registration of Microsoft mailboxes",
+        "Step by step: [microsoft365.md](microsoft365.md).",
+        Entra,
+    ),
+    ("GOOGLE__", "The OAuth client of Gmail mailboxes", "Step by step: [google.md](google.md).", Google),
+    (
+        "OIDC__",
+        "The client at any other identity provider",
+        "Step by step: [other-providers.md](other-providers.md).",
+        Oidc,
+    ),
+    (
+        "ALERT__",
+        "Alerts",
+        "What is alerted, and when it is cleared: [sign-in.md](sign-in.md#alerts).",
+        Alert,
+    ),
+)
 
 COMMAND = "python -m worker.reference"
 
@@ -41,6 +65,13 @@ EXAMPLES: Mapping[str, Mapping[str, str]] = {
         "MAILBOX__SUPPORT__ADDRESS": "support@contoso.com",
         "MAILBOX__SUPPORT__ACCOUNT": "robot@contoso.com",
         "MAILBOX__SUPPORT__OUTPUTS": "crm,archive",
+    },
+    "Microsoft 365: without a person, by the application's own permissions": {
+        "ENTRA__CLIENT_SECRET_FILE": "secrets/entra",
+        "MAILBOX__ORDERS__PROVIDER": "microsoft365",
+        "MAILBOX__ORDERS__AUTH": "app",
+        "MAILBOX__ORDERS__ADDRESS": "orders@contoso.com",
+        "MAILBOX__ORDERS__OUTPUTS": "archive",
     },
     "Gmail: with an app password, which needs two-step verification": {
         "MAILBOX__SHOP__PROVIDER": "gmail",
@@ -74,7 +105,7 @@ def env_example() -> str:
     parts.append(
         _title("Mailquay itself (docker-compose.yml sets REDIS_URL and DATA_DIR)", _entries("", general))
     )
-    parts.append(_title("The app registration of Microsoft mailboxes", _entries("ENTRA__", _options(Entra))))
+    parts += [_title(title, _entries(prefix, _options(model))) for prefix, title, _, model in SECTIONS]
     parts.append(
         _title(
             "Every key of a mailbox; MAILBOX_DEFAULTS__KEY speaks for mailboxes that do not say it",
@@ -99,8 +130,15 @@ def configuration() -> str:
         _INTRODUCTION,
         "## Mailquay itself\n",
         _table("", _options(General)),
-        "## App registration\n\nUsed by every mailbox with `AUTH=delegated` that does not name its own.\n",
-        _table("ENTRA__", _options(Entra)),
+        _REGISTRATIONS,
+        *(
+            f"### {title}\n\n{text}\n\n{_table(prefix, _options(model))}"
+            for prefix, title, text, model in SECTIONS[:-1]
+        ),
+        *(
+            f"## {title}\n\n{text}\n\n{_table(prefix, _options(model))}"
+            for prefix, title, text, model in SECTIONS[-1:]
+        ),
         _MAILBOXES,
         _table("MAILBOX__NAME__", _mailbox_options()),
         _providers(),
@@ -152,6 +190,13 @@ A key may not stand both in a file of `MAILBOX_DIR` and in a file of `ENV_FILE`.
 the variable and never shows a value.
 """
 
+_REGISTRATIONS = """\
+## App registrations
+
+Who signs in for a mailbox with `AUTH=delegated` or `AUTH=app` that does not name a client of its own. How sign-ins last, and
+which client to choose: [sign-in.md](sign-in.md).
+"""
+
 _MAILBOXES = """\
 ## Mailboxes
 
@@ -162,10 +207,24 @@ _MAILBOXES = """\
 def _providers() -> str:
     rows = ["| PROVIDER | AUTH | IMAP | POP3 |", "| --- | --- | --- | --- |"]
     for provider in PROVIDERS.values():
-        auths = ", ".join(auth for auth in provider.auths if auth not in provider.planned)
-        hosts = [provider.hosts.get("imap", "HOST"), provider.hosts.get("pop3", "HOST")]
+        auths = ", ".join(provider.auths)
+        usual = CLOUDS["public"].mail if provider.registration == "entra" else "HOST"
+        hosts = [provider.hosts.get("imap", usual), provider.hosts.get("pop3", usual)]
         rows.append(f"| {provider.name} | {auths} | {' | '.join(hosts)} |")
-    return "What a provider presets, and how it lets a mailbox sign in:\n\n" + "\n".join(rows) + "\n"
+    clouds = [
+        "| ENTRA__CLOUD | signs in at | IMAP and POP3 | scopes begin with |",
+        "| --- | --- | --- | --- |",
+    ]
+    clouds += [
+        f"| {cloud.name} | {cloud.login} | {cloud.mail} | `{cloud.resource}/` |" for cloud in CLOUDS.values()
+    ]
+    return (
+        "What a provider presets, and how it lets a mailbox sign in:\n\n"
+        + "\n".join(rows)
+        + "\n\nMicrosoft's clouds; only the public one was ever spoken to by the authors:\n\n"
+        + "\n".join(clouds)
+        + "\n"
+    )
 
 
 def _built_in() -> Iterator[tuple[str, str, type[Output | Stage]]]:

@@ -7,26 +7,27 @@ right is for `mailquay check --connect` to find out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipelines.options import ByteSize, Duration, Names, Options
+from pipelines.options import ByteSize, Duration, Flag, Names, Options
 from pipelines.output import Output, OutputOptions
 from pipelines.registry import PluginError, load_output, load_stage, output_types, stage_types
 from pipelines.stage import Stage, StageOptions
 from worker import env
 from worker.env import Entry, Section
-from worker.errors import ConfigurationError, Misconfigured, Problem
-from worker.mailbox import LocalFile, LocalPath, Mailbox, Tenant, Text, lower
-from worker.sources.providers import PROVIDERS
+from worker.errors import ConfigurationError, Misconfigured, Problem, TokensUnreadable
+from worker.mailbox import LocalFile, LocalPath, Mailbox, Text, lower
+from worker.registration import Entra, Google, Oidc, registration_for
 from worker.tokens import Registration
+from worker.tokens.seal import KeyFile, Seal
 
 __all__ = [
     "Entra",
@@ -60,45 +61,21 @@ def _redis_url(url: str) -> str:
     return url
 
 
+def _token_keys(path: Path) -> Path:
+    try:
+        Seal(KeyFile(path, create=False)).seal("", "")
+    except TokensUnreadable:
+        raise ValueError(
+            "the file must hold Fernet keys, one a line, newest first; make one with `mailquay tokens new-key --print`"
+        ) from None
+    return path
+
+
 def _broker_url(url: str) -> str:
     scheme, separator, _ = url.partition("://")
     if not separator or not scheme:
         raise ValueError("must be a URL, such as redis://127.0.0.1:6379/1")
     return _redis_url(url) if "redis" in scheme.lower() or "sentinel" in scheme.lower() else url
-
-
-def _authority(url: str) -> str:
-    address = urlsplit(url)
-    if address.scheme != "https" or not address.netloc or not address.path.strip("/"):
-        raise ValueError(
-            "must be a whole address with its tenant, such as https://login.microsoftonline.com/TENANT"
-        )
-    return url.rstrip("/")
-
-
-class Entra(Options):
-    """The app registration of every mailbox that names no other."""
-
-    tenant: Tenant = Field(
-        default="organizations",
-        description="Tenant that accounts sign in to: a domain, an id, or `organizations` for any work account.",
-        examples=["contoso.onmicrosoft.com"],
-    )
-    client_id: Text | None = Field(
-        default=None,
-        description="Application (client) id of the app registration.",
-        examples=["00000000-0000-0000-0000-000000000000"],
-    )
-    authority: Annotated[Text, AfterValidator(_authority)] | None = Field(
-        default=None,
-        description="Whole address of the identity provider, tenant included; beats every TENANT.",
-        examples=["https://login.microsoftonline.com/contoso.onmicrosoft.com"],
-    )
-    ca_file: LocalFile | None = Field(
-        default=None,
-        description="PEM file of certificates that the identity provider is checked against.",
-        examples=["/etc/ssl/certs/company-ca.pem"],
-    )
 
 
 class General(Options):
@@ -122,10 +99,21 @@ class General(Options):
         description="Folder of the spool and of the embedded Valkey.",
         examples=["/data"],
     )
-    token_keys_file: LocalFile | None = Field(
+    token_keys_file: Annotated[LocalFile, AfterValidator(_token_keys)] | None = Field(
         default=None,
         description="File of the keys that seal tokens, newest first. Unset: DATA_DIR/token_keys, made on first use.",
         examples=["/run/secrets/token_keys"],
+    )
+    dangerously_store_tokens_in_clear: Flag = Field(
+        default=False,
+        description="Store tokens where whoever reads Redis, or a backup of it, can use them.",
+    )
+    keep_alive_after: Duration = Field(
+        default=timedelta(days=7),
+        ge=timedelta(hours=1),
+        le=timedelta(days=60),
+        description="An account whose token was not renewed for so long is renewed, pulled or not.",
+        examples=["3d"],
     )
     batch_messages: int = Field(
         default=64, ge=1, le=1000, description="Most messages in one batch.", examples=[200]
@@ -193,6 +181,41 @@ class General(Options):
     )
 
 
+def _as_webhook(**said: object) -> None:
+    """Check with the words of the webhook output, which does the posting."""
+    try:
+        load_output("webhook").Options.model_validate(said)
+    except ValidationError as invalid:
+        raise ValueError(invalid.errors(include_url=False, include_input=False)[0]["msg"]) from None
+
+
+def _alert_url(url: str) -> str:
+    _as_webhook(url=url)
+    return url
+
+
+def _alert_secret(secret: SecretStr) -> SecretStr:
+    _as_webhook(url="https://localhost", secret=secret)
+    return secret
+
+
+class Alert(Options):
+    """Where people are told that a mailbox has lost its access, or will; always a log event, and a webhook as well."""
+
+    url: Annotated[Text, AfterValidator(_alert_url)] | None = Field(
+        default=None,
+        description="Address that each alert is posted to when it is raised and when it is cleared.",
+        examples=["https://chat.example/hooks/mail"],
+    )
+    secret: Annotated[SecretStr, AfterValidator(_alert_secret)] | None = Field(
+        default=None,
+        description="Secret of the Standard Webhooks signature; better in a file named by SECRET_FILE.",
+    )
+    days: int = Field(
+        default=14, ge=1, le=60, description="How many days ahead an end is announced.", examples=[30]
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class OutputSettings:
     """One configured output: its class is found by `type`, and `options` are checked."""
@@ -215,25 +238,35 @@ class Settings(General):
     """Everything that Mailquay was told. Without any mailbox it is valid too: the program says what to do next."""
 
     entra: Entra = Entra()
+    google: Google = Google()
+    oidc: Oidc = Oidc()
+    alert: Alert = Alert()
     mailboxes: Mapping[str, Mailbox] = Field(default_factory=dict)
     outputs: Mapping[str, OutputSettings] = Field(default_factory=dict)
     stages: Mapping[str, StageSettings] = Field(default_factory=dict)
 
     def registration(self, mailbox: Mailbox) -> Registration:
-        """Say which application signs in for `mailbox`, and at which authority (a whole URL).
+        """Say which application signs in for `mailbox`, where, and with what.
 
         Raises:
-            Misconfigured: no application was named, which `load` lets pass only for AUTH=password.
+            Misconfigured: none does, which `load` lets pass only for AUTH=password.
         """
-        if mailbox.client_id is None:
-            raise Misconfigured(
-                "no app registration signs in for it; set ENTRA__CLIENT_ID", mailbox=mailbox.name
-            )
-        provider = PROVIDERS[mailbox.provider]
-        tenant = mailbox.tenant or provider.tenant or self.entra.tenant
-        authority = self.entra.authority or provider.authority.format(tenant=tenant)
-        ca_file = None if self.entra.ca_file is None else str(self.entra.ca_file)
-        return Registration(mailbox.client_id, authority, ca_file)
+        return registration_for(mailbox, entra=self.entra, google=self.google, oidc=self.oidc)
+
+    def account(self, mailbox: Mailbox) -> str:
+        """The name under which the tokens of `mailbox` are kept: a person's, or the application's own."""
+        if mailbox.auth != "app":
+            return mailbox.account
+        said = self.registration(mailbox)
+        return f"app:{said.client_id}@{urlsplit(said.authority).path.strip('/') or said.authority}"
+
+    def accounts(self) -> dict[str, list[Mailbox]]:
+        """Everybody who signs in with OAuth, without regard to case, with the mailboxes."""
+        found: dict[str, list[Mailbox]] = {}
+        for mailbox in self.mailboxes.values():
+            if mailbox.auth != "password":
+                found.setdefault(self.account(mailbox).casefold(), []).append(mailbox)
+        return found
 
 
 def load(environ: Mapping[str, str], *, cwd: Path) -> Settings:
@@ -244,18 +277,52 @@ def load(environ: Mapping[str, str], *, cwd: Path) -> Settings:
     """
     environment = env.read(environ, cwd=cwd, names={name.upper() for name in General.model_fields})
     checks = _Checks(environment, cwd=cwd)
-    general = checks.model(General, checks.said(checks.section(""), General.model_fields), prefix="")
-    entra_said = checks.said(checks.section("ENTRA__"), Entra.model_fields)
-    entra = checks.model(Entra, entra_said, prefix="ENTRA__")
+    general = checks.section_model("", General)
+    entra = checks.section_model("ENTRA__", Entra)
+    google = checks.section_model("GOOGLE__", Google)
+    oidc = checks.section_model("OIDC__", Oidc)
+    alert = checks.section_model("ALERT__", Alert)
+    checks.context |= {"cloud": entra.cloud if entra else "public", "oidc": bool(oidc and oidc.issuer)}
     outputs = checks.plugins("OUTPUT", OutputSettings, load=load_output, types=output_types())
     stages = checks.plugins("STAGE", StageSettings, load=load_stage, types=stage_types())
-    # What a mailbox says beats MAILBOX_DEFAULTS__, and that beats ENTRA__.
-    shared = {key: entry for key, entry in entra_said.items() if key == "client_id"}
-    shared |= checks.said(checks.section("MAILBOX_DEFAULTS__"), MAILBOX_FIELDS)
-    mailboxes = checks.mailboxes(shared)
-    if checks.problems or general is None or entra is None:
+    mailboxes = checks.mailboxes(checks.said(checks.section("MAILBOX_DEFAULTS__"), MAILBOX_FIELDS))
+    if entra and google and oidc:
+        checks.problems += _registration_problems(mailboxes, entra=entra, google=google, oidc=oidc)
+    if checks.problems or general is None or entra is None or google is None or oidc is None or alert is None:
         raise ConfigurationError(tuple(dict.fromkeys(checks.problems)))
-    return Settings(**dict(general), entra=entra, mailboxes=mailboxes, outputs=outputs, stages=stages)
+    return Settings(
+        **dict(general),
+        entra=entra,
+        google=google,
+        oidc=oidc,
+        alert=alert,
+        mailboxes=mailboxes,
+        outputs=outputs,
+        stages=stages,
+    )
+
+
+def _registration_problems(mailboxes: Mapping[str, Mailbox], **sections: Any) -> Iterator[Problem]:
+    """Mailboxes for which no application can sign in, and accounts that would have to sign in twice."""
+    seen: dict[str, tuple[str, Registration]] = {}
+    for name, mailbox in mailboxes.items():
+        if mailbox.auth == "password":
+            continue
+        variable = f"MAILBOX__{name.upper()}__CLIENT_ID"
+        try:
+            registration = registration_for(mailbox, **sections)
+        except Misconfigured as error:
+            yield Problem(variable, error.sentence)
+            continue
+        if mailbox.auth == "app":
+            continue
+        other, theirs = seen.setdefault(mailbox.account.casefold(), (name, registration))
+        if (theirs.client_id, theirs.authority) != (registration.client_id, registration.authority):
+            # Tokens are kept per account: the two would take turns in throwing each other's sign-in away.
+            yield Problem(
+                variable,
+                f"signs its account in under another app registration than the mailbox {other} does; let both use one",
+            )
 
 
 class _Checks:
@@ -286,6 +353,10 @@ class _Checks:
         said, problems = env.resolve(section, fields, cwd=self.cwd)
         self.problems += problems
         return said
+
+    def section_model(self, prefix: str, model: type[M]) -> M | None:
+        """Build the model of the section behind `prefix`."""
+        return self.model(model, self.said(self.section(prefix), model.model_fields), prefix=prefix)
 
     def model(self, model: type[M], said: Mapping[str, Entry], *, prefix: str, **given: object) -> M | None:
         """Build a model from what was said and given, or remember everything that speaks against it."""

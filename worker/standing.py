@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from worker import state
-from worker.errors import MailquayError, NeedsSignIn, Throttled
+from worker.errors import AccountTrouble, MailquayError, Throttled
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +29,17 @@ class Standing:
 
 
 def parking(error: MailquayError, failures: int) -> float:
-    """Seconds until a mailbox that failed `failures` times in a row is tried again.
+    """Seconds until a mailbox that failed `failures` times in a row is tried again; 0 is its next poll.
 
     What the server asked for is done; what a person has to mend is looked at ever more rarely, up to a quarter of an
-    hour; everything else up to five minutes.
+    hour; everything else up to five minutes. An account without a token costs no request, so its mailboxes are polled as
+    ever and go on as soon as somebody has signed in.
     """
     if isinstance(error, Throttled):
         return error.seconds
-    longest = 300.0 if error.retried else 900.0
-    # A sign-in unparks its mailboxes, so the owner does not have to wait for the next look.
-    shortest = 30.0 if isinstance(error, NeedsSignIn) else 5.0
-    return float(min(longest, shortest * 2 ** min(failures - 1, 10)))
+    if isinstance(error, AccountTrouble):
+        return 0.0
+    return float(min(300.0 if error.retried else 900.0, 5.0 * 2 ** min(failures - 1, 10)))
 
 
 class Standings:

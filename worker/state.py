@@ -27,6 +27,10 @@ RUNG = PREFIX + "rung"
 """Hash: schedule entry -> `first_ms:last_ms`, when its bell was rung; deleted when the work was done."""
 FENCE = PREFIX + "fence"
 """Hash: leased thing -> the highest fence ever given out for it."""
+ALERTS = PREFIX + "alerts"
+"""Hash: id of an alert that stands -> its JSON as it was raised."""
+UNTOLD_ALERTS = PREFIX + "untold_alerts"
+"""List: JSON of alerts, raised or cleared, that the webhook has not taken yet, oldest first."""
 
 
 def lease_key(what: str) -> str:
@@ -80,7 +84,11 @@ def standing_key(mailbox: str) -> str:
 
 
 def token_key(account: str) -> str:
-    """Hash: `version`, `blob` (the sealed token cache of an account) and `stored_at` (Unix seconds)."""
+    """Hash: what is stored for an account.
+
+    `version`, `blob` (the sealed grant), `signed_in_at`, `renewed_at`, `ends_at` (Unix seconds), `client_id`, and
+    `trouble` (JSON) while the grant cannot be renewed.
+    """
     return f"{PREFIX}token:{{{account}}}"
 
 
@@ -195,15 +203,55 @@ end
 """
 
 SWAP_TOKEN = """
--- Stores a sealed token cache if nobody stored a newer one meanwhile: compare and set on the version.
--- KEYS: 1 token (hash)                         ARGV: 1 version that was read ('0' for none), 2 blob
+-- Stores a sealed grant if nobody stored a newer one meanwhile: compare and set on the version.
+-- KEYS: 1 token (hash)      ARGV: 1 version that was read ('0' for none), 2 blob, 3... other fields and their values
 -- Returns the new version, or 0 when the stored version is another one: nothing was written.
+-- The version follows the server's clock in microseconds, so that none comes twice, also after a flush.
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
-if version ~= ARGV[1] then return 0 end
-local new = tonumber(version) + 1
-redis.call('HSET', KEYS[1], 'version', new, 'blob', ARGV[2], 'stored_at', redis.call('TIME')[1])
-return new
+if version ~= ARGV[1] then return '0' end
+local time = redis.call('TIME')
+local new = tonumber(time[1]) * 1000000 + tonumber(time[2])
+if new <= tonumber(version) then new = tonumber(version) + 1 end
+local text = string.format('%.0f', new)
+redis.call('HSET', KEYS[1], 'version', text, 'blob', ARGV[2], unpack(ARGV, 3))
+redis.call('HDEL', KEYS[1], 'trouble')
+return text
 """  # noqa: S105  (a script)
+
+NOTE_TOKEN_TROUBLE = """
+-- Notes why a grant could not be renewed, while it is still this version of it.
+-- KEYS: 1 token (hash)      ARGV: 1 version that was read ('0' for none), 2 JSON of the trouble, or '' for none
+if (redis.call('HGET', KEYS[1], 'version') or '0') ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then return redis.call('HDEL', KEYS[1], 'trouble') end
+redis.call('HSET', KEYS[1], 'trouble', ARGV[2])
+return 1
+"""  # noqa: S105  (a script)
+
+RESEAL_TOKEN = """
+-- Puts the same grant under another key in place, while it is still this version of it.
+-- KEYS: 1 token (hash)      ARGV: 1 version that was read, 2 blob
+if redis.call('HGET', KEYS[1], 'version') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'blob', ARGV[2])
+return 1
+"""  # noqa: S105  (a script)
+
+NOTE_ALERT = """
+-- Notes that an alert was raised or cleared and queues it for the webhook, once, whoever else notes the same.
+-- KEYS: 1 alerts (hash), 2 untold (list)
+-- ARGV: 1 id, 2 JSON of the alert, 3 '1' when it is raised, '0' when it is cleared, 4 how many may wait in the list
+-- Returns 1, or 0 when it was noted before. The list keeps its newest, for a webhook that never answers.
+local new
+if ARGV[3] == '1' then
+  new = redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
+else
+  new = redis.call('HDEL', KEYS[1], ARGV[1])
+end
+if new == 1 then
+  redis.call('RPUSH', KEYS[2], ARGV[2])
+  redis.call('LTRIM', KEYS[2], -tonumber(ARGV[4]), -1)
+end
+return new
+"""
 
 
 class Client(redis.Redis):

@@ -45,7 +45,11 @@ class Installation:
     ) -> None:
         """A mailbox on the bed's Dovecot, with a password unless `auth` says otherwise."""
         port = dovecot.imaps_port if protocol == "imap" else dovecot.pop3s_port
-        password = {} if said.get("auth") == "delegated" else {"password": dovecot.passwords.get(address, "")}
+        password = (
+            {}
+            if said.get("auth") in {"delegated", "app"}
+            else {"password": dovecot.passwords.get(address, "")}
+        )
         self.mailbox(
             name,
             **{

@@ -1,4 +1,4 @@
-"""A TLS proxy in front of a mail server of the bed that refuses, hangs, hangs up or shows a wrong certificate.
+"""A TLS proxy in front of a mail server of the bed that refuses, hangs, hangs up, lies or shows a wrong certificate.
 
 It ends TLS on both sides, so a fault can come at a given word of the server's answer, to the octet.
 """
@@ -21,11 +21,14 @@ from worker.demo.certificates import Certificates
 class Fault:
     """What happens right behind the first `at` in what the server says: it hangs up, or says nothing more for ever.
 
-    Without `at` it happens before the server's first word.
+    Without `at` it happens before the server's first word. Before it `words` are said in the server's name. With `once` it
+    happens in one session only.
     """
 
     kind: Literal["hang up", "hang"]
     at: bytes = b""
+    words: bytes = b""
+    once: bool = False
 
 
 class FaultProxy:
@@ -119,6 +122,10 @@ class FaultProxy:
                 data = said[before : said.index(fault.at) + len(fault.at)]
             writer.write(data)
             await writer.drain()
+        if fault.once:
+            self.fault = None
+        writer.write(fault.words)
+        await writer.drain()
         if fault.kind == "hang":
             await self._stopping.wait()
         else:

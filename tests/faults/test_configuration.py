@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from cryptography.fernet import Fernet
 
 from tests.bed.dovecot import Dovecot
@@ -12,6 +13,7 @@ from tests.bed.identity import Identity
 from tests.bed.installation import Installation, numbered
 from tests.faults.conftest import Events, delivered_once, of
 from worker.demo.harbour import ALICE, BOB
+from worker.errors import ConfigurationError
 
 
 def test_check_prints_every_problem_at_once_and_exits_with_2(tmp_path: Path) -> None:
@@ -75,10 +77,10 @@ def test_a_wrong_token_key_stops_its_mailboxes_only_until_the_right_one_is_back(
     assert delivered_once(installation, range(3), mailbox="box")
 
 
-def test_a_key_file_that_cannot_be_read_is_named(
+def test_a_key_file_without_a_key_is_named(
     installation: Installation, dovecot: Dovecot, fresh_identity: Identity, events: Events
 ) -> None:
-    """A file without any Fernet key stops the mailbox with a sentence, and heals without a restart."""
+    """Nothing starts with it; put in place of a good one it stops the mailbox with a sentence, and heals without a restart."""
     keys = installation.folder / "keys"
     keys.write_text("no key at all\n")
     dovecot.forget(ALICE)
@@ -86,7 +88,12 @@ def test_a_key_file_that_cannot_be_read_is_named(
     installation.signs_in_at(fresh_identity)
     installation.on_dovecot("box", dovecot, ALICE, auth="delegated")
     installation.environ["TOKEN_KEYS_FILE"] = str(keys)
+    with pytest.raises(ConfigurationError, match="TOKEN_KEYS_FILE: the file must hold Fernet keys"):
+        installation.quay()
+    keys.write_bytes(Fernet.generate_key() + b"\n")
     quay = installation.quay()
+    installation.sign_in(quay, fresh_identity, ALICE)
+    keys.write_text("no key at all\n")
 
     flow(quay, "box")
 

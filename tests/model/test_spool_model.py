@@ -91,7 +91,7 @@ class Harbour(RuleBasedStateMachine):
     def quay(self) -> Quay:
         """One process's view of this world."""
         quay = Quay(self.settings, self.url, clock=lambda: self.now)
-        quay.source = lambda *_, **__: MemorySource(self.server)  # type: ignore[method-assign]
+        quay.connect = lambda *_: MemorySource(self.server)  # type: ignore[method-assign]
         quay._outputs.update(self.ledgers)
         return quay
 

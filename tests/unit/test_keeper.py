@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -13,124 +10,142 @@ import pytest
 
 from tests.bed.identity import SCOPES, Identity
 from tests.bed.installation import Installation
-from worker.demo.harbour import ALICE, BOB
+from worker import errors
+from worker.demo.harbour import ALICE
 from worker.demo.identity import Settings
 from worker.errors import (
     MailquayError,
-    Misconfigured,
-    NeedsAdmin,
     NeedsSignIn,
+    RedisUnavailable,
+    SignInDoubtful,
     Throttled,
     TokensUnreadable,
     Unreachable,
 )
 from worker.quay import Quay
 from worker.sign_in import by_device_code
-from worker.timetable import pull_entry
-from worker.tokens import AccessToken, Stored
-from worker.tokens import entra as module
-from worker.tokens.entra import Entra, refusal
+from worker.tokens import AccessToken, Stored, entra
+from worker.tokens.keeper import Keeper
 from worker.tokens.store import TokenStore
+from worker.tokens.verdict import DOUBT_SECONDS, LATELY_SECONDS
 
-SHORT = 200
-"""Seconds: less than the margin below which a token is renewed."""
+HOUR = 3600.0
+
+
+class Clock:
+    """A clock that the test moves. The provider's goes with it, and whoever sleeps moves it too."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+
+    def __call__(self) -> float:
+        return self._identity.now()
+
+    def move(self, seconds: float) -> None:
+        self._identity.offset += seconds
 
 
 @pytest.fixture(autouse=True)
 def _forget_http() -> None:
     """Each test meets a provider that this process has never asked."""
-    module._HTTP_CACHE.clear()
+    entra._HTTP_CACHE.clear()
+
+
+@pytest.fixture
+def clock(fresh_identity: Identity) -> Clock:
+    return Clock(fresh_identity)
 
 
 @pytest.fixture
 def ours(installation: Installation, fresh_identity: Identity) -> Installation:
     """An installation with a mailbox of Alice's that signs in at the bed's provider."""
     installation.signs_in_at(fresh_identity)
-    installation.mailbox(
-        "box", address=ALICE, auth="delegated", host="localhost", outputs="lines", account=ALICE
-    )  # fmt: skip
+    installation.mailbox("box", address=ALICE, auth="delegated", host="localhost", outputs="lines")
     return installation
 
 
 @pytest.fixture
-def quay(ours: Installation) -> Quay:
-    return ours.quay()
+def quay(ours: Installation, clock: Clock) -> Quay:
+    return ours.quay(clock=clock)
 
 
-def access(quay: Quay, **options: bool) -> AccessToken:
-    return quay.entra(quay.settings.mailboxes["box"]).access(ALICE, SCOPES[:1], **options)
+@pytest.fixture
+def signed_in(quay: Quay, fresh_identity: Identity) -> Quay:
+    """Alice has signed in; from now on a refresh token works once, and using it again ends the session."""
+    by_device_code(quay, ALICE, show=lambda _, code: fresh_identity.decide(code, ALICE))
+    fresh_identity.provider.settings = Settings(strict_rotation=True)
+    fresh_identity.provider.requests.clear()
+    return quay
 
 
-def sign_in(quay: Quay, identity: Identity, *, lifetime: int = 3600) -> None:
-    """Alice signs in; her first access token lives for `lifetime` seconds, later ones for an hour."""
-    identity.provider.settings = Settings(token_lifetime=lifetime)
-    by_device_code(quay, ALICE, show=lambda _, code: identity.decide(code, ALICE))
-    identity.provider.settings = Settings(strict_rotation=True)
-    identity.provider.requests.clear()
+def keeper(quay: Quay) -> Keeper:
+    return quay.keeper(quay.settings.mailboxes["box"])
+
+
+def access(quay: Quay) -> AccessToken:
+    return keeper(quay).access(ALICE, SCOPES[:1])
 
 
 def refreshes(identity: Identity) -> int:
     return sum(seen.grant == "refresh_token" for seen in identity.provider.requests)
 
 
-def test_a_fresh_token_costs_no_request_and_no_lock(quay: Quay, fresh_identity: Identity) -> None:
+def newest_is_stored(quay: Quay, identity: Identity) -> bool:
+    """Whether the stored grant holds the provider's newest refresh token."""
+    grant = quay.token_store.load(ALICE).grant
+    newest = identity.provider.newest_refresh_token(ALICE)
+    return bool(grant and newest and newest in grant.cache)
+
+
+def test_a_fresh_token_costs_no_request_and_no_lock(signed_in: Quay, fresh_identity: Identity) -> None:
     """A poll every minute must not ask the provider every minute, nor wait for others."""
-    sign_in(quay, fresh_identity)
 
     def locked(_: str) -> AbstractContextManager[object]:
         raise AssertionError("it was locked")
 
-    entra = Entra(quay.settings.registration(quay.settings.mailboxes["box"]), quay.token_store, locked)
-    token = entra.access(ALICE.upper(), SCOPES[:1])
+    here = keeper(signed_in)
+    here._lock = locked
+    token = here.access(ALICE.upper(), SCOPES[:1])
 
-    assert token.expires_at > time.time() + 3000
+    assert token.expires_at > signed_in.clock() + 3000
     assert not fresh_identity.provider.requests
     assert token.secret not in repr(token)
 
 
-def test_four_processes_with_an_expired_token_refresh_it_once(
-    ours: Installation, quay: Quay, fresh_identity: Identity
+def test_a_token_that_lives_for_minutes_only_is_not_renewed_at_every_poll(
+    quay: Quay, fresh_identity: Identity, clock: Clock
 ) -> None:
-    """Where a refresh token works once, a second refresh would revoke the whole sign-in (RFC 9700 4.14.2)."""
-    sign_in(quay, fresh_identity, lifetime=SHORT)
-    code = (
-        "import os, sys\nfrom worker.quay import quay\nhere = quay()\nmailbox = here.settings.mailboxes['box']\n"
-        "entra = here.entra(mailbox)\nprint('ready', flush=True)\nsys.stdin.readline()\n"
-        "print(entra.access(mailbox.account, mailbox.scopes).secret)\n"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ours.folder,
-            env=ours.full_environ(),
-        )
-        for _ in range(4)
-    ]
-    for process in processes:
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
-    tokens = set()
-    for process in processes:
-        assert process.stdin
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        tokens.add(process.communicate(timeout=30)[0].strip())
+    """Entra calls that a loop (AADSTS50196); three quarters of its life count as fresh."""
+    fresh_identity.provider.settings = Settings(token_lifetime=240)
+    by_device_code(quay, ALICE, show=lambda _, code: fresh_identity.decide(code, ALICE))
 
+    for _ in range(9):
+        clock.move(19)
+        access(quay)
+    assert refreshes(fresh_identity) == 0
+    clock.move(19)
+    access(quay)
     assert refreshes(fresh_identity) == 1
-    assert len(tokens) == 1
-    assert access(quay).secret in tokens
 
 
-def test_threads_of_a_process_refresh_once_as_well(
-    ours: Installation, quay: Quay, fresh_identity: Identity
+def test_a_provider_that_names_no_scopes_is_not_asked_at_every_poll(
+    quay: Quay, fresh_identity: Identity
+) -> None:
+    """Some answer without them, and MSAL would not find the token under those that were asked for."""
+    fresh_identity.provider.settings = Settings(echo_scope=False)
+    by_device_code(quay, ALICE, show=lambda _, code: fresh_identity.decide(code, ALICE))
+
+    access(quay)
+
+    assert refreshes(fresh_identity) == 0
+
+
+def test_threads_of_a_process_refresh_once(
+    ours: Installation, signed_in: Quay, fresh_identity: Identity, clock: Clock
 ) -> None:
     """Each with its own clients, as pool children are; the losers read what the winner stored."""
-    sign_in(quay, fresh_identity, lifetime=SHORT)
-    quays = [ours.quay() for _ in range(6)]
+    clock.move(HOUR)
+    quays = [ours.quay(clock=clock) for _ in range(6)]
 
     with ThreadPoolExecutor(6) as threads:
         tokens = {token.secret for token in threads.map(access, quays)}
@@ -140,132 +155,71 @@ def test_threads_of_a_process_refresh_once_as_well(
 
 
 def test_a_refreshed_token_is_stored_before_it_is_used(
-    ours: Installation, quay: Quay, fresh_identity: Identity
+    ours: Installation, signed_in: Quay, fresh_identity: Identity, clock: Clock
 ) -> None:
-    """Another process finds the same token, and the next refresh works with the newest refresh token."""
-    sign_in(quay, fresh_identity, lifetime=SHORT)
-    before = quay.token_store.version(ALICE)
-    first = access(quay)
+    """Another process finds the same token, and every next refresh works with the newest refresh token."""
+    found = set()
+    for _ in range(3):
+        clock.move(HOUR)
+        found.add(access(signed_in).secret)
+        assert access(ours.quay(clock=clock)).secret in found
+        assert newest_is_stored(signed_in, fresh_identity)
 
-    assert quay.token_store.version(ALICE) == before + 1
-    assert access(ours.quay()).secret == first.secret
-    second = access(ours.quay(), renewed=True)
-    third = access(ours.quay(), renewed=True)
-    assert len({first.secret, second.secret, third.secret}) == 3
+    assert len(found) == 3
     assert refreshes(fresh_identity) == 3
 
 
-class Overtaken(TokenStore):
-    """A store in which somebody else writes right behind what this process reads last, before it writes itself."""
+def test_a_provider_that_keeps_its_refresh_token_is_refreshed_with_it_again(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """Google's answers to a refresh hold no new refresh token; the old one must not be lost over that."""
+    fresh_identity.provider.settings = Settings(rotates=False)
+    for _ in range(3):
+        clock.move(HOUR)
+        access(signed_in)
 
-    def __init__(
-        self, store: TokenStore, other: Callable[[], None], *, loads: int = 0, versions: int = 0
-    ) -> None:
+    assert refreshes(fresh_identity) == 3
+    assert newest_is_stored(signed_in, fresh_identity)
+
+
+class Overtaken(TokenStore):
+    """A store in which somebody else writes right behind the first look under the lock."""
+
+    def __init__(self, store: TokenStore, other: Callable[[Stored], None]) -> None:
         super().__init__(store._client, store._seal)
         self._other = other
-        self._loads, self._versions = loads, versions
+        self._loads = 0
 
     def load(self, account: str) -> Stored:
         stored = super().load(account)
-        self._loads -= 1
-        if self._loads == 0:
-            self._other()
+        self._loads += 1
+        if self._loads == 2:
+            self._other(stored)
         return stored
 
-    def version(self, account: str) -> int:
-        version = super().version(account)
-        self._versions -= 1
-        if self._versions == 0:
-            self._other()
-        return version
 
-
-def test_a_refresh_never_overwrites_a_newer_sign_in(quay: Quay, fresh_identity: Identity) -> None:
+def test_a_refresh_never_overwrites_a_newer_sign_in(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
     """Its own token serves this once; the stored one is the person's."""
-    sign_in(quay, fresh_identity, lifetime=SHORT)
-    stored = quay.token_store.load(ALICE)
-    assert stored.cache
+    store = signed_in.token_store
 
-    def signs_in() -> None:
-        assert quay.token_store.swap(ALICE, read=stored.version, cache=stored.cache or "")
+    def signs_in(stored: Stored) -> None:
+        assert stored.grant
+        assert store.swap(
+            ALICE, stored.grant, read=stored.version, now=clock(), client_id=stored.client_id, signed_in=True
+        )
 
-    overtaken = Overtaken(quay.token_store, signs_in, loads=2)
-    registration = quay.settings.registration(quay.settings.mailboxes["box"])
-    token = Entra(registration, overtaken, lambda _: nullcontext(True)).access(ALICE, SCOPES[:1])
+    clock.move(HOUR)
+    here = keeper(signed_in)
+    here._store = Overtaken(store, signs_in)
+    token = here.access(ALICE, SCOPES[:1])
 
-    assert token.expires_at > time.time() + 3000
-    assert quay.token_store.load(ALICE).cache == stored.cache
-
-
-def test_a_sign_in_is_stored_even_when_a_worker_refreshes_at_the_same_moment(
-    quay: Quay, fresh_identity: Identity
-) -> None:
-    """What a person has just done is the newest."""
-    sign_in(quay, fresh_identity)
-    registration = quay.settings.registration(quay.settings.mailboxes["box"])
-
-    def refresh() -> None:
-        stored = quay.token_store.load(ALICE)
-        assert quay.token_store.swap(ALICE, read=stored.version, cache="{}")
-
-    entra = Entra(registration, Overtaken(quay.token_store, refresh, versions=1), lambda _: nullcontext(True))
-    flow = entra.begin_device_flow(SCOPES)
-    fresh_identity.decide(flow["user_code"], ALICE)
-
-    assert entra.finish_device_flow(flow, ALICE) == ALICE
-    assert access(quay).expires_at > time.time() + 3000
-
-
-def test_somebody_else_who_signs_in_is_refused_and_nothing_is_stored(
-    quay: Quay, fresh_identity: Identity
-) -> None:
-    """Bob at Alice's prompt would give her mailbox his token."""
-    entra = quay.entra(quay.settings.mailboxes["box"])
-    flow = entra.begin_device_flow(SCOPES)
-    fresh_identity.decide(flow["user_code"], BOB)
-
-    with pytest.raises(NeedsSignIn, match=f"{BOB} signed in, but this sign-in is for {ALICE}"):
-        entra.finish_device_flow(flow, ALICE)
-
-    assert quay.token_store.accounts() == []
-
-
-@pytest.mark.parametrize(("decision", "words"), [("deny", "was declined"), (None, "nobody approved")])
-def test_a_sign_in_that_comes_to_nothing_stores_nothing(
-    quay: Quay, fresh_identity: Identity, decision: str | None, words: str
-) -> None:
-    """Declined, or given up on."""
-    entra = quay.entra(quay.settings.mailboxes["box"])
-    flow = entra.begin_device_flow(SCOPES)
-    if decision:
-        fresh_identity.decide(flow["user_code"], ALICE, decision=decision)
-
-    with pytest.raises(NeedsSignIn, match=words):
-        entra.finish_device_flow(flow, ALICE, give_up=lambda: True)
-
-    assert quay.token_store.accounts() == []
-
-
-def test_a_revoked_sign_in_needs_the_owner_and_goes_on_after_a_new_one(
-    quay: Quay, fresh_identity: Identity
-) -> None:
-    """The sentence names the command; the stored refresh token is not thrown away; the mailbox is due at once."""
-    sign_in(quay, fresh_identity, lifetime=SHORT)
-    fresh_identity.provider.revoke(ALICE)
-    before = quay.token_store.load(ALICE)
-
-    for _ in range(2):
-        with pytest.raises(NeedsSignIn, match=f"mailquay login {ALICE}"):
-            access(quay)
-    assert quay.token_store.load(ALICE) == before
-
-    quay.timetable.sync({pull_entry("box"): 3600.0}, quay.clock())
-    quay.timetable.park(pull_entry("box"), quay.clock() + 900)
-    sign_in(quay, fresh_identity)
-    assert access(quay).expires_at > time.time() + 3000
-    due = quay.timetable.due(pull_entry("box"))
-    assert due
-    assert due <= quay.clock()
+    assert token.expires_at > clock() + 3000
+    assert store.glance(ALICE).signed_in_at == pytest.approx(clock(), abs=5)
+    grant = store.load(ALICE).grant
+    assert grant
+    assert token not in grant.tokens.values()
 
 
 def test_nobody_has_signed_in_yet(quay: Quay, fresh_identity: Identity) -> None:
@@ -277,104 +231,237 @@ def test_nobody_has_signed_in_yet(quay: Quay, fresh_identity: Identity) -> None:
     assert not fresh_identity.provider.requests
 
 
-def test_a_provider_that_is_down_is_unreachable_and_nothing_is_lost(
-    quay: Quay, fresh_identity: Identity
+def test_another_app_registration_needs_another_sign_in(
+    ours: Installation, signed_in: Quay, clock: Clock
 ) -> None:
-    """The next poll tries again, with the same refresh token."""
-    sign_in(quay, fresh_identity, lifetime=SHORT)
+    """A refresh token belongs to the client that it was given to; the sentence says what has changed."""
+    other = ours.quay(clock=clock, ENTRA__CLIENT_ID="11111111-2222-3333-4444-555555555555")
+
+    with pytest.raises(NeedsSignIn, match="under another app registration"):
+        access(other)
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_what_worked_lately_is_tried_again_for_a_while_before_its_owner_is_told(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """A policy that is rolled out and taken back must not send people to sign in; one that stays must."""
+    fresh_identity.provider.revoke(ALICE)
+    before = signed_in.token_store.load(ALICE)
+    clock.move(HOUR)
+    with pytest.raises(SignInDoubtful, match="It worked lately"):
+        access(signed_in)
+
+    clock.move(DOUBT_SECONDS)
+    with pytest.raises(NeedsSignIn, match=f"mailquay login {ALICE}"):
+        access(signed_in)
+
+    assert signed_in.token_store.load(ALICE).grant == before.grant
+
+
+def test_a_refusal_that_passes_is_forgotten(signed_in: Quay, fresh_identity: Identity, clock: Clock) -> None:
+    """MSAL would repeat it from memory for a minute; the provider is asked anew, and the old refresh token still works."""
+    for number, name in enumerate(("LOCKED", "POLICY", "MFA")):
+        fresh_identity.provider.settings = Settings(answers=[f"refuse={name}"])
+        clock.move(31 * 2**number if number else HOUR)
+        with pytest.raises(SignInDoubtful):
+            access(signed_in)
+    clock.move(125)
+
+    assert access(signed_in).expires_at > clock() + 3000
+    assert signed_in.token_store.glance(ALICE).trouble is None
+
+
+def test_what_was_refused_is_not_asked_again_by_anybody_for_a_while(
+    ours: Installation, signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """Fifty mailboxes and a poll every minute: the provider hears of the account once an hour."""
+    clock.move(LATELY_SECONDS + HOUR)
+    fresh_identity.provider.revoke(ALICE)
+    for _ in range(30):
+        with pytest.raises(NeedsSignIn):
+            access(ours.quay(clock=clock))
+        clock.move(60)
+
+    assert refreshes(fresh_identity) == 1
+
+
+def test_a_new_sign_in_counts_at_once(signed_in: Quay, fresh_identity: Identity, clock: Clock) -> None:
+    """Whatever was noted belongs to the version before; MSAL's memory of the refusal as well."""
+    clock.move(LATELY_SECONDS + HOUR)
+    fresh_identity.provider.revoke(ALICE)
+    with pytest.raises(NeedsSignIn):
+        access(signed_in)
+
+    by_device_code(signed_in, ALICE, show=lambda _, code: fresh_identity.decide(code, ALICE))
+
+    assert access(signed_in).expires_at > clock() + 3000
+
+
+def test_an_outage_that_ends_in_a_refusal_is_still_given_time(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """A provider that comes back half is the very case for patience."""
+    fresh_identity.provider.settings = Settings(answers=["503", "refuse=IDLE"])
+    clock.move(HOUR)
+    with pytest.raises(MailquayError):
+        access(signed_in)
+    clock.move(DOUBT_SECONDS + 60)
+
+    with pytest.raises(SignInDoubtful):
+        access(signed_in)
+
+
+# -- a provider in trouble -----------------------------------------------------------------------------------------
+
+
+def test_a_provider_that_is_down_is_unreachable_and_nothing_is_lost(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """It is tried again within seconds, with the same refresh token."""
+    clock.move(HOUR)
     fresh_identity.stop()
     with pytest.raises(Unreachable, match="does not answer"):
-        access(quay)
+        access(signed_in)
 
     fresh_identity.start()
-    assert access(quay).expires_at > time.time() + 3000
+    clock.move(6)
+    assert access(signed_in).expires_at > clock() + 3000
 
 
-@pytest.mark.parametrize("answer", ["503", "html", "429"])
+@pytest.mark.parametrize("answer", ["503", "500", "html", "429", "drop"])
 def test_a_provider_in_trouble_is_asked_again_later(
-    quay: Quay, fresh_identity: Identity, answer: str
+    signed_in: Quay, fresh_identity: Identity, clock: Clock, answer: str
 ) -> None:
     """Whatever it answers instead of a token is nobody's fault here; the refresh token stays good."""
-    sign_in(quay, fresh_identity, lifetime=SHORT)
-    before = quay.token_store.load(ALICE)
-    fresh_identity.provider.settings = Settings(answers=[answer])
+    clock.move(HOUR)
+    before = signed_in.token_store.load(ALICE)
+    fresh_identity.provider.settings = Settings(answers=[answer] * 2, retry_after=7)
 
     with pytest.raises((Unreachable, Throttled)) as caught:
-        access(quay)
+        access(signed_in)
 
     assert caught.value.retried
-    assert quay.token_store.load(ALICE) == before
-    # MSAL keeps such an answer in mind for a minute.
-    module._HTTP_CACHE.clear()
-    assert access(quay).expires_at > time.time() + 3000
+    assert signed_in.token_store.load(ALICE).grant == before.grant
+    fresh_identity.provider.settings = Settings()
+    clock.move(8)
+    assert access(signed_in).expires_at > clock() + 3000
 
 
-class Waiting:
-    """A clock that moves only when somebody sleeps."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def busy(quay: Quay) -> Callable[[Waiting], Entra]:
-    """A provider client whose account is always being refreshed by somebody else."""
-    registration = quay.settings.registration(quay.settings.mailboxes["box"])
-    return lambda time: Entra(
-        registration, quay.token_store, lambda _: nullcontext(None), clock=time.clock, sleep=time.sleep
-    )
-
-
-def test_whoever_waits_too_long_for_anothers_refresh_uses_what_is_left_or_gives_up(
-    quay: Quay, fresh_identity: Identity, busy: Callable[[Waiting], Entra]
+def test_what_the_provider_asks_for_is_waited_for_by_all_processes(
+    ours: Installation, signed_in: Quay, fresh_identity: Identity, clock: Clock
 ) -> None:
-    """A token that ends in minutes is better than none; one that has ended is none."""
-    sign_in(quay, fresh_identity, lifetime=SHORT)
-    waiting = Waiting(time.time())
-    assert busy(waiting).access(ALICE, SCOPES[:1]).expires_at < time.time() + SHORT + 1
-    assert waiting.now > time.time() + 19
+    """Retry-After counts for the account, not for the one process that was told."""
+    clock.move(HOUR)
+    fresh_identity.provider.settings = Settings(answers=["429"], retry_after=120)
+    with pytest.raises(Throttled) as caught:
+        access(signed_in)
+    assert caught.value.seconds == 120
+    asked = len(fresh_identity.provider.requests)
 
+    clock.move(110)
+    with pytest.raises(Throttled) as again:
+        access(ours.quay(clock=clock))
+    assert again.value.seconds == pytest.approx(10, abs=2)
+    assert len(fresh_identity.provider.requests) == asked
+
+
+def test_a_token_that_still_lives_is_used_while_no_better_one_is_to_be_had(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """An outage of some minutes at the right moment must not stop a single pull."""
+    first = access(signed_in)
+    clock.move(HOUR - 200)
+    fresh_identity.stop()
+
+    assert access(signed_in).secret == first.secret
+    clock.move(180)
+    with pytest.raises(Unreachable):
+        access(signed_in)
+
+
+def test_whoever_finds_the_account_being_refreshed_uses_what_is_left_or_waits(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """A token that ends in minutes is as good as any; one that has ended is none, and waiting has an end."""
+    here = keeper(signed_in)
+    here._lock = lambda _: nullcontext(None)
+    here._sleep = clock.move
+    clock.move(HOUR - 200)
+    assert here.access(ALICE, SCOPES[:1]).expires_at < clock() + 300
+
+    clock.move(200)
     with pytest.raises(Unreachable, match="refreshed elsewhere"):
-        busy(Waiting(time.time() + SHORT)).access(ALICE, SCOPES[:1])
+        here.access(ALICE, SCOPES[:1])
     assert refreshes(fresh_identity) == 0
 
 
+def test_a_redis_that_goes_away_between_answer_and_store_does_not_cost_the_refresh_token(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """The provider has rotated it already, so this process holds the only copy."""
+
+    class Away(TokenStore):
+        fails = 3
+
+        def swap(self, *arguments: object, **options: object) -> bool:
+            self.fails -= 1
+            if self.fails >= 0:
+                raise RedisUnavailable("away")
+            return super().swap(*arguments, **options)  # type: ignore[arg-type]
+
+    clock.move(HOUR)
+    here = keeper(signed_in)
+    here._store = Away(signed_in.token_store._client, signed_in.token_store._seal)
+    here._sleep = clock.move
+
+    here.access(ALICE, SCOPES[:1])
+
+    assert newest_is_stored(signed_in, fresh_identity)
+
+
+# -- a token that a mail server refused ------------------------------------------------------------------------------
+
+
+def test_a_refused_token_is_replaced_once_in_its_life(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """A mailbox that is switched off refuses every token; each poll would else cost a refresh (AADSTS50196)."""
+    refused = access(signed_in)
+    assert keeper(signed_in).another(ALICE, SCOPES[:1], refused) is None
+    clock.move(HOUR / 2)
+
+    another = keeper(signed_in).another(ALICE, SCOPES[:1], refused)
+    assert another
+    assert another.secret != refused.secret
+    assert keeper(signed_in).another(ALICE, SCOPES[:1], refused) == another
+    assert keeper(signed_in).another(ALICE, SCOPES[:1], another) is None
+    assert refreshes(fresh_identity) == 1
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
 def test_a_wrong_key_is_named_and_not_taken_for_a_missing_sign_in(
-    ours: Installation, quay: Quay, fresh_identity: Identity
+    ours: Installation, signed_in: Quay, clock: Clock
 ) -> None:
     """Else everybody would sign in again, and the old tokens would be gone."""
-    sign_in(quay, fresh_identity)
     (ours.folder / "data" / "token_keys").unlink()
 
     with pytest.raises(TokensUnreadable, match="TOKEN_KEYS_FILE"):
-        access(ours.quay())
+        access(ours.quay(clock=clock))
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ({"error": "invalid_grant", "error_codes": [50173]}, NeedsSignIn),
-        ({"error": "interaction_required"}, NeedsSignIn),
-        ({"error": "no_account"}, NeedsSignIn),
-        ({"error": "temporarily_unavailable"}, Unreachable),
-        ({"error": "unauthorized_client", "error_codes": [700016]}, NeedsAdmin),
-        ({"error": "invalid_client"}, Misconfigured),
-        ({"error": "something new"}, Misconfigured),
-        ({}, Misconfigured),
-    ],
-)
-def test_the_error_code_says_who_must_act(answer: dict[str, object], expected: type[MailquayError]) -> None:
-    """Decided on the code alone; what the provider writes beside it is never shown."""
-    error = refusal(ALICE, {**answer, "error_description": "AADSTS0: t0p-s3cret Trace ID"})
-
-    assert type(error) is expected
-    assert "s3cret" not in str(error)
-    assert all(
-        f"AADSTS{code}" in str(error) for code in answer.get("error_codes", ()) if isinstance(code, int)
-    )
+def test_every_trouble_that_can_be_noted_is_a_known_error() -> None:
+    """It is noted by the name of its class, which another process looks up."""
+    for kind in (
+        "NeedsSignIn",
+        "NeedsAdmin",
+        "SignInDoubtful",
+        "RegistrationRefused",
+        "OurBug",
+        "Unreachable",
+    ):
+        assert issubclass(getattr(errors, kind), MailquayError)

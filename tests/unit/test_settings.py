@@ -7,13 +7,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.output import OutputOptions
 from pipelines.outputs.jsonl import JsonlOutput
 from worker.errors import ConfigurationError
 from worker.every import Every
-from worker.settings import MAILBOX_FIELDS, Entra, General, Settings, load
+from worker.reference import SECTIONS
+from worker.registration import Entra
+from worker.settings import MAILBOX_FIELDS, General, Settings, load
 
 CLIENT = "11111111-2222-3333-4444-555555555555"
 CRM = {"OUTPUT__CRM__TYPE": "jsonl", "OUTPUT__CRM__PATH": "mail.jsonl"}
@@ -60,7 +63,7 @@ def test_nothing_configured_is_valid(tmp_path: Path) -> None:
 
 def test_general_settings_are_read(tmp_path: Path) -> None:
     """Sizes, durations, choices and paths arrive as natural types."""
-    (tmp_path / "keys").write_text("x")
+    (tmp_path / "keys").write_text(Fernet.generate_key().decode())
 
     found = load(
         {
@@ -199,7 +202,8 @@ def test_no_problem_shows_a_value(tmp_path: Path) -> None:
 
     general = General.model_fields.keys() - {"env_file", "mailbox_dir"}
     environ = {name.upper(): mark() for name in general}
-    environ |= {f"ENTRA__{name.upper()}": f"{mark()} {mark()}" for name in Entra.model_fields}
+    for prefix, _, _, model in SECTIONS:
+        environ |= {f"{prefix}{name.upper()}": f"{mark()} {mark()}" for name in model.model_fields}
     for prefix in ("MAILBOX__A__", "MAILBOX__B__", "MAILBOX_DEFAULTS__"):
         environ |= {f"{prefix}{name.upper()}": mark() for name in MAILBOX_FIELDS}
     environ |= {f"MAILBOX__C__{name.upper()}_FILE": mark() for name in MAILBOX_FIELDS}

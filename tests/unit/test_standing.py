@@ -56,14 +56,17 @@ def test_failures_are_counted_in_a_row_and_forgotten_when_it_is_well_again(stand
         (SpoolFull("full"), 5, 300),
         (Misconfigured("no such folder"), 5, 900),
         (LoginRefused("no reason"), 5, 900),
-        (NeedsSignIn("revoked"), 30, 900),
+        (NeedsSignIn("revoked"), 0, 0),
         (Throttled("slow down", seconds=77), 77, 77),
     ],
 )
 def test_parking_grows_with_failures_and_depends_on_who_must_act(
     error: MailquayError, first: float, longest: float
 ) -> None:
-    """What mends itself is tried every five minutes at least, what a person must mend every quarter of an hour."""
+    """What mends itself is tried every five minutes at least, what a person must mend every quarter of an hour.
+
+    An account without a token costs no request: its mailboxes are polled as ever.
+    """
     times = [parking(error, failures) for failures in range(1, 2_000)]
 
     assert times[0] == first

@@ -8,8 +8,11 @@ import click
 
 from worker.cli.session import session
 from worker.errors import MailquayError
+from worker.exchange import access_lines
+from worker.login import logged_in
 from worker.mailbox import Mailbox
 from worker.quay import Quay
+from worker.settings import Settings
 
 
 @click.command("check")
@@ -31,15 +34,23 @@ def command(*, connect: bool) -> None:
             except MailquayError as error:
                 failed += 1
                 click.echo(f"{name}: {error.state}: {error.sentence}")
+        _show_access(said)
     sys.exit(1 if failed else 0)
+
+
+def _show_access(said: Settings) -> None:
+    """What somebody has to permit in Exchange Online, if he has not done so already."""
+    lines = access_lines(said.mailboxes.values(), said.registration, cloud=said.entra.cloud)
+    if lines:
+        click.echo(
+            "\nAn Exchange administrator gives access with (PowerShell, module ExchangeOnlineManagement):\n"
+        )
+        click.echo("\n".join(f"    {line}" for line in lines))
 
 
 def _opened(quay: Quay, mailbox: Mailbox) -> str:
     """What was found in each folder."""
-    source = quay.source(mailbox)
-    try:
-        found = [source.open(folder, writable=False) for folder in mailbox.folders]
-        source.finish()
-    finally:
-        source.close()
+    with logged_in(quay, mailbox) as session:
+        found = [session.source.open(folder, writable=False) for folder in mailbox.folders]
+        session.source.finish()
     return ", ".join(f"{opened.folder} holds {opened.exists} messages" for opened in found)

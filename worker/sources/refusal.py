@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import re
 
-from worker.errors import LoginRefused, MailquayError, Misconfigured, SessionExpired, Throttled, Unreachable
+from worker.errors import (
+    LoginRefused,
+    MailquayError,
+    Misconfigured,
+    NotConnected,
+    SessionExpired,
+    Throttled,
+    Unreachable,
+)
 
 _BACKOFF = re.compile(r"Suggested Backoff Time: (\d+) milliseconds", re.IGNORECASE)
 _LONGEST_PARK_SECONDS = 3600.0
@@ -39,9 +47,10 @@ def meaning(text: str, *, host: str, during: str) -> MailquayError:
     if any(sign in low for sign in _CROWDED):
         return Throttled(f"{said}. Too many connections at once; parked for a minute", seconds=60)
     if "authenticated but not connected" in low:
-        return LoginRefused(
+        return NotConnected(
             f"{host} took the token but does not open the mailbox ({shown(text)}). Check that ADDRESS is right, that "
-            "the account has full access to it, that IMAP and POP are switched on for it, and that it has a licence."
+            "the account has full access to it, that IMAP and POP are switched on for it, that it has a licence, and "
+            "with AUTH=app that the service principal was made with the object id of the enterprise application."
         )
     if any(sign in low for sign in _PASSING):
         return Unreachable(f"{said}. It is tried again")

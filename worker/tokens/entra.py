@@ -1,208 +1,271 @@
-"""Access tokens from Microsoft Entra, or a provider that speaks its protocol, through MSAL.
+"""Asks Microsoft Entra, Google or any OpenID Connect provider for tokens, through MSAL.
 
-The only module that imports msal. MSAL's cache is a dictionary in memory whose last writer wins; here it is loaded from
-the store, used, and stored again by compare and set before anything that came with it is used. A token that is still
-good costs no request and no lock. It never deletes a refresh token, whatever the provider says about it.
+The only module that imports msal. It asks and translates: every answer becomes tokens or an error that says who must act.
+It stores nothing and decides no moment; `keeper` and `worker.sign_in` do. MSAL's cache carries the refresh token, and
+access tokens are kept beside it, because MSAL would look for them under the scopes that the provider chose to name.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msal
+import orjson
 import requests
 from msal.exceptions import MsalServiceError
 
-from worker.errors import MailquayError, Misconfigured, NeedsAdmin, NeedsSignIn, Unreachable
-from worker.tokens import AccessToken, Lock, Registration
-from worker.tokens.store import TokenStore
-
-_MARGIN_SECONDS = 300
-"""A token with less left than this is renewed: a pull may take that long."""
-_OTHERS_REFRESH_SECONDS = 20.0
-"""How long to wait for another process that is refreshing the same account."""
+from worker.errors import MailquayError, Misconfigured, NeedsSignIn, RegistrationRefused, Unreachable
+from worker.tokens import AccessToken, Grant, Granted, Registration, spelled
+from worker.tokens.claims import vouched_name
+from worker.tokens.credential import for_msal
+from worker.tokens.verdict import declined, refusal
 
 _HTTP_CACHE: dict[str, Any] = {}
-"""MSAL's memory of discovery answers and Retry-After, shared in this process so that it is not asked each time."""
+"""MSAL's memory of discovery answers, shared in this process so that no poll asks for them."""
+_CONNECT_SECONDS, _READ_SECONDS = 5.0, 20.0
 
 
 class _Session(requests.Session):
-    """An HTTP session whose every call has a deadline; MSAL itself sets none."""
+    """An HTTP session whose every call has a deadline, and that remembers how the last one ended; MSAL does neither."""
+
+    status = 0
+    retry_after: float | None = None
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
-        options.setdefault("timeout", (5, 20))
-        return super().request(*args, **options)
+        options["timeout"] = (_CONNECT_SECONDS, _READ_SECONDS)
+        answer = super().request(*args, **options)
+        self.status = answer.status_code
+        with suppress(KeyError, ValueError):
+            self.retry_after = float(answer.headers["Retry-After"])
+        return answer
 
 
 class Entra:
-    """Tokens for accounts of one app registration. `lock` keeps refreshes of one account apart across processes."""
+    """The provider behind one app registration."""
 
-    def __init__(
-        self,
-        registration: Registration,
-        store: TokenStore,
-        lock: Lock,
-        *,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, registration: Registration, *, clock: Callable[[], float] = time.time) -> None:
         self._registration = registration
-        self._store = store
-        self._lock = lock
         self._clock = clock
-        self._sleep = sleep
 
-    def access(self, account: str, scopes: Sequence[str], *, renewed: bool = False) -> AccessToken:
-        """A token good for at least five minutes; see `Tokens.access` for what it raises."""
-        stored = self._store.load(account)
-        if stored.cache is None:
-            raise NeedsSignIn(f"nobody has signed in as {account} yet. Run `mailquay login {account}`")
-        first_version = stored.version
-        if not renewed and (token := self._fresh(_cache(stored.cache), scopes, _MARGIN_SECONDS)):
-            return token
-        give_up = self._clock() + _OTHERS_REFRESH_SECONDS
-        while True:
-            with self._lock(f"token:{account.casefold()}") as held:
-                stored = self._store.load(account)
-                cache = _cache(stored.cache or "{}")
-                # Whoever held the lock before has refreshed: a newer version is as good as a refresh of our own.
-                wanted = renewed and stored.version == first_version
-                if not wanted and (token := self._fresh(cache, scopes, _MARGIN_SECONDS)):
-                    return token
-                if held is not None:
-                    return self._refreshed(account, scopes, cache, stored.version)
-                if not renewed and self._clock() > give_up and (token := self._fresh(cache, scopes, 0)):
-                    return token
-            if self._clock() > give_up:
-                raise Unreachable(
-                    f"the token of {account} is being refreshed elsewhere, for too long; tried again"
-                )
-            self._sleep(0.2)
+    # -- keeping a grant fresh ---------------------------------------------------------------------------------------
 
-    def begin_device_flow(self, scopes: Sequence[str]) -> dict[str, Any]:
-        """Start signing in by device code (RFC 8628): `user_code` and `verification_uri` are for the person.
+    def refresh(self, account: str, grant: Grant | None, scopes: Sequence[str]) -> Granted:
+        """New tokens for the refresh token of a grant (RFC 6749 section 6).
 
         Raises:
-            Misconfigured, NeedsAdmin: the provider refuses this app or these scopes.
-            Unreachable: it does not answer.
+            MailquayError: what `verdict.refusal` makes of the answer; Unreachable when there was none.
         """
-        flow = self._asked(
-            lambda app: app.initiate_device_flow(scopes=list(scopes)), msal.SerializableTokenCache()
-        )
+        cache = msal.SerializableTokenCache()
+        cache.deserialize(grant.cache if grant else "{}")
+
+        def silently(app: Any) -> dict[str, Any]:
+            accounts = app.get_accounts()
+            found = accounts and app.acquire_token_silent_with_error(
+                list(scopes), account=accounts[0], force_refresh=True
+            )
+            return found or {"error": "no_account"}
+
+        return self._granted(account, cache, self._asked(account, silently, cache))
+
+    def client_credentials(self, account: str, grant: Grant | None, scopes: Sequence[str]) -> Granted:  # noqa: ARG002
+        """A token for the application itself (RFC 6749 section 4.4); it has no refresh token. Raises as `refresh`."""
+        cache = msal.SerializableTokenCache()
+        answer = self._asked(account, lambda app: app.acquire_token_for_client(scopes=list(scopes)), cache)
+        return self._granted(account, cache, answer)
+
+    # -- signing in ----------------------------------------------------------------------------------------------
+
+    def begin_device_flow(self, account: str, scopes: Sequence[str]) -> dict[str, Any]:
+        """Start a sign-in by device code (RFC 8628): `user_code` and `verification_uri` are for the person.
+
+        Raises:
+            Misconfigured: this registration, or the provider, has no device code flow.
+            MailquayError: the provider refuses this application or these scopes, or does not answer.
+        """
+        if self._registration.credential is not None:
+            raise Misconfigured(
+                "this app registration has a secret or a certificate, and the device code flow is for public clients. "
+                f"Run `mailquay login --browser {account}`, or --paste where there is no browser"
+            )
+        flow = self._asked(account, lambda app: app.initiate_device_flow(scopes=list(scopes)))
         if "user_code" not in flow:
-            raise refusal("the app registration", flow)
+            raise refusal(account, flow)
         return flow
 
     def finish_device_flow(
-        self, flow: dict[str, Any], account: str, *, give_up: Callable[[], bool] = lambda: False
-    ) -> str:
-        """Wait until the person has approved, and store what came; returns the user name that signed in.
+        self, flow: dict[str, Any], account: str, scopes: Sequence[str], *, give_up: Callable[[], bool]
+    ) -> Granted:
+        """Wait until the person has approved.
 
         Raises:
-            NeedsSignIn: declined, too late, or somebody else signed in; nothing was stored.
+            NeedsSignIn: declined, too late, given up, or somebody else signed in.
+            MailquayError: as `refresh`.
         """
         cache = msal.SerializableTokenCache()
-        result = self._asked(
-            lambda app: app.acquire_token_by_device_flow(flow, exit_condition=lambda _: give_up()), cache
+        answer = self._asked(
+            account,
+            lambda app: app.acquire_token_by_device_flow(flow, exit_condition=lambda _: give_up()),
+            cache,
         )
-        if "access_token" not in result:
-            raise refusal(account, result)
-        claims = result.get("id_token_claims", {})
-        who = str(claims.get("preferred_username") or claims.get("upn") or "")
+        return self._signed_in(account, cache, answer, scopes)
+
+    def begin_code_flow(
+        self, account: str, scopes: Sequence[str], *, redirect_uri: str, form_post: bool
+    ) -> dict[str, Any]:
+        """Start a sign-in by authorization code with PKCE (RFC 6749 section 4.1, RFC 7636): `auth_uri` is for the person.
+
+        `form_post` asks the provider to post the answer, so that the code does not stand in an address.
+
+        Raises:
+            MailquayError: the provider does not answer.
+        """
+        google = self._registration.name == "google"
+
+        def begin(app: Any) -> dict[str, Any]:
+            with warnings.catch_warnings():
+                # MSAL warns of answers in an address. Where a person carries the address over, there is no other way.
+                warnings.simplefilter("ignore", UserWarning)
+                flow: dict[str, Any] = app.initiate_auth_code_flow(
+                    list(scopes),
+                    redirect_uri=redirect_uri,
+                    login_hint=account,
+                    # Elsewhere a refresh token wants consent (OpenID Connect Core section 11; Google as well).
+                    prompt="select_account" if self._is_entra else "consent",
+                    response_mode="form_post" if form_post else None,
+                )
+            return flow
+
+        flow = self._asked(account, begin)
+        if google:
+            # Google's way of saying offline_access.
+            flow["auth_uri"] += "&access_type=offline"
+        return flow
+
+    def finish_code_flow(
+        self, flow: dict[str, Any], answer: Mapping[str, str], account: str, scopes: Sequence[str]
+    ) -> Granted:
+        """Redeem the code in `answer`, the parameters that the provider sent back to the redirect URI.
+
+        Raises:
+            NeedsSignIn: declined, somebody else signed in, or the answer belongs to another sign-in.
+            MailquayError: as `refresh`.
+        """
+        if answer.get("state") != flow.get("state"):
+            # RFC 6749 section 10.12: somebody else's answer, or one of an earlier attempt.
+            raise NeedsSignIn(
+                f"this answer belongs to another sign-in than the one that was begun for {account}; nothing was "
+                f"stored. Run `mailquay login {account}` again"
+            )
+        cache = msal.SerializableTokenCache()
+        found = self._asked(
+            account, lambda app: app.acquire_token_by_auth_code_flow(flow, dict(answer)), cache
+        )
+        return self._signed_in(account, cache, found, scopes)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_entra(self) -> bool:
+        return self._registration.name == "entra"
+
+    def _signed_in(
+        self, account: str, cache: Any, answer: Mapping[str, Any], scopes: Sequence[str]
+    ) -> Granted:
+        """The grant, once it is certain that it is this account's and that it can be renewed."""
+        if "access_token" not in answer:
+            raise declined(account, answer)
+        who = vouched_name(self._registration, answer.get("id_token_claims") or {}, now=self._clock())
         if who.casefold() != account.casefold():
             raise NeedsSignIn(
-                f"{who or 'somebody without a name'} signed in, but this sign-in is for {account}; nothing was "
-                f"stored. Sign out in the browser and run `mailquay login {account}` again"
+                f"{who} signed in, but this sign-in is for {account}; nothing was stored. Sign out in the browser and "
+                f"run `mailquay login {account}` again. If {who} is who should sign in for the mailbox, set its ACCOUNT"
             )
-        text = cache.serialize()
-        while not self._store.swap(account, read=self._store.version(account), cache=text):
-            # A worker has just refreshed the tokens of the sign-in before; this one is newer.
-            continue
-        return who
+        if "refresh_token" not in answer:
+            raise RegistrationRefused(
+                f"the identity provider gave no refresh token for {account}, so the sign-in would end within the hour; "
+                "nothing was stored. Allow offline access for the application"
+            )
+        granted = self._granted(account, cache, answer)
+        return Granted(
+            Grant(granted.grant.cache, {spelled(scopes): granted.token}), granted.token, granted.ends_at
+        )
 
-    def _refreshed(self, account: str, scopes: Sequence[str], cache: Any, version: int) -> AccessToken:
-        result = self._asked(lambda app: _silently(app, scopes), cache)
-        if "access_token" not in result:
-            raise refusal(account, result)
-        if cache.has_state_changed:
-            # Stored before it is used: a crash after this line loses nothing. When somebody signed in meanwhile,
-            # theirs stays, and ours serves for this once.
-            self._store.swap(account, read=version, cache=cache.serialize())
-        return AccessToken(result["access_token"], self._clock() + int(result.get("expires_in", 0)))
+    def _granted(self, account: str, cache: Any, answer: Mapping[str, Any]) -> Granted:
+        if "access_token" not in answer:
+            raise refusal(account, answer)
+        now = self._clock()
+        token = AccessToken(answer["access_token"], now + int(answer.get("expires_in", 3600)), now)
+        # Google and Keycloak say how long the refresh token lives, each in its own word.
+        lives = answer.get("refresh_token_expires_in") or answer.get("refresh_expires_in")
+        return Granted(Grant(_without_access_tokens(cache)), token, now + int(lives) if lives else None)
 
-    def _fresh(self, cache: Any, scopes: Sequence[str], margin: float) -> AccessToken | None:
-        """A cached token that is good for `margin` seconds more, found without any request."""
-        kind = msal.TokenCache.CredentialType.ACCESS_TOKEN
-        for entry in cache.search(kind, target=list(scopes)):
-            if int(entry["expires_on"]) > self._clock() + margin:
-                return AccessToken(entry["secret"], float(entry["expires_on"]))
-        return None
-
-    def _asked(self, ask: Callable[[Any], dict[str, Any] | None], cache: Any) -> dict[str, Any]:
+    def _asked(self, account: str, ask: Callable[[Any], dict[str, Any]], cache: Any = None) -> dict[str, Any]:
         """Ask the provider, and make every way of not answering one error."""
-        session = _Session()
-        if self._registration.ca_file:
-            # requests prefers REQUESTS_CA_BUNDLE from the environment to `verify`; an explicit setting must win.
-            session.verify = self._registration.ca_file
-            session.trust_env = False
-        authority = self._registration.authority
-        try:
-            app = msal.PublicClientApplication(
-                self._registration.client_id,
-                authority=authority,
-                # The public cloud is known to MSAL; any other address is taken at its word.
-                instance_discovery=None if "//login.microsoftonline.com/" in authority else False,
-                token_cache=cache,
-                http_client=session,
-                http_cache=_HTTP_CACHE,
-            )
-            return ask(app) or {"error": "no_account"}
-        except (requests.RequestException, MsalServiceError) as error:
-            raise Unreachable(
-                f"the identity provider {authority} does not answer ({type(error).__name__}); tried again"
-            ) from error
-        except ValueError as error:
-            # MSAL says ValueError for an answer that is no JSON and for an authority that it cannot use.
-            raise Unreachable(
-                f"the identity provider {authority} gave no usable answer. If this stays, check ENTRA__TENANT or "
-                "ENTRA__AUTHORITY"
-            ) from error
-        finally:
-            session.close()
+        said = self._registration
+        _forget_refusals()
+        with _Session() as session:
+            if said.ca_file:
+                # requests prefers REQUESTS_CA_BUNDLE from the environment to `verify`; an explicit setting must win.
+                session.verify, session.trust_env = said.ca_file, False
+            try:
+                answer = ask(self._app(session, cache))
+            except (requests.RequestException, MsalServiceError) as error:
+                raise self._unanswered(account, session, type(error).__name__) from error
+            except ValueError as error:
+                # MSAL says ValueError for an answer that is no JSON and for an authority that it cannot use.
+                raise self._unanswered(account, session, "it gave no usable answer") from error
+            if "error" in answer and (session.status >= 500 or session.status == 429):
+                raise refusal(account, answer, status=session.status, retry_after=session.retry_after)
+        return answer
+
+    def _unanswered(self, account: str, session: _Session, reason: str) -> MailquayError:
+        if session.status == 429 or (session.status >= 500 and session.retry_after):
+            return refusal(account, {"error": reason}, status=session.status, retry_after=session.retry_after)
+        return Unreachable(
+            f"the identity provider {self._registration.authority} does not answer ({reason}); tried again. If this "
+            "stays, check that it can be reached from here, and the tenant or issuer in the configuration"
+        )
+
+    def _app(self, session: _Session, cache: Any) -> Any:
+        said = self._registration
+        options: dict[str, Any] = {
+            "http_client": session,
+            "http_cache": _HTTP_CACHE,
+            "token_cache": cache or msal.SerializableTokenCache(),
+        }
+        if self._is_entra:
+            # Every other address is taken at its word: instance discovery asks the public cloud about it.
+            known = "//login.microsoftonline.com/" in said.authority
+            options |= {"authority": said.authority, "instance_discovery": None if known else False}
+        else:
+            # MSAL wants a path below the host; Google's issuer has none, and a dot is none either (RFC 3986 5.2.4).
+            bare = said.authority.count("/") == 2
+            options |= {"oidc_authority": f"{said.authority}/." if bare else said.authority}
+        if said.name == "google":
+            # Google refuses the scope offline_access, which MSAL adds; it is said in the address instead.
+            options["exclude_scopes"] = ["offline_access"]
+        if said.credential is None:
+            return msal.PublicClientApplication(said.client_id, **options)
+        return msal.ConfidentialClientApplication(
+            said.client_id, client_credential=for_msal(said.credential), **options
+        )
 
 
-def refusal(account: str, result: Mapping[str, Any]) -> MailquayError:
-    """The error behind an OAuth error answer, decided on `error` and `suberror`, never on its text (RFC 6749 5.2)."""
-    error = str(result.get("error", "unknown"))
-    codes = ", ".join(f"AADSTS{code}" for code in result.get("error_codes", ()))
-    said = f"the identity provider says {error}" + (f" ({codes})" if codes else "")
-    again = f"Run `mailquay login {account}`"
-    if error in {"temporarily_unavailable", "server_error", "slow_down"}:
-        return Unreachable(f"{said} for {account}; tried again")
-    if error in {"authorization_declined", "access_denied"}:
-        return NeedsSignIn(f"the sign-in as {account} was declined. {again}")
-    if error in {"expired_token", "code_expired", "authorization_pending"}:
-        return NeedsSignIn(f"nobody approved the sign-in as {account} in time. {again}")
-    if error in {"invalid_grant", "interaction_required", "login_required", "consent_required", "no_account"}:
-        return NeedsSignIn(f"{said} for {account}: the owner has to sign in again. {again}")
-    if error == "unauthorized_client":
-        return NeedsAdmin(f"{said}: the app registration is unknown to the tenant or may not do this")
-    return Misconfigured(f"{said}. Check ENTRA__CLIENT_ID, ENTRA__TENANT and the scopes")
+def _forget_refusals() -> None:
+    """Drop what MSAL remembers of refusals, and keep discovery.
+
+    It would say a refusal again for a minute, in this process alone, also when the provider has thought better of it. When
+    to ask again is kept in Redis for all processes (`verdict.judged`).
+    """
+    for key in [key for key in list(_HTTP_CACHE) if key.startswith("POST ")]:
+        _HTTP_CACHE.pop(key, None)
 
 
-def _silently(app: Any, scopes: Sequence[str]) -> dict[str, Any] | None:
-    accounts = app.get_accounts()
-    if not accounts:
-        return None
-    result: dict[str, Any] | None = app.acquire_token_silent_with_error(
-        list(scopes), account=accounts[0], force_refresh=True
-    )
-    return result
-
-
-def _cache(text: str) -> Any:
-    cache = msal.SerializableTokenCache()
-    cache.deserialize(text)
-    return cache
+def _without_access_tokens(cache: Any) -> str:
+    found = orjson.loads(cache.serialize())
+    found.pop("AccessToken", None)
+    return orjson.dumps(found).decode()

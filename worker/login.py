@@ -1,0 +1,120 @@
+"""Logging in to a mailbox's server: the token acquired just before, one other token when it is refused, and why.
+
+A server gives no reasons. So a token that was refused is decoded and compared with what the server needs; what does not
+fit is said, the token itself never. A refusal is answered by at most one refresh, and never by a loop of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from worker.errors import LoginRefused, MailquayError, NotConnected, TokenTooLong, Unreachable
+from worker.mailbox import Mailbox
+from worker.quay import Quay
+from worker.sources import Credentials, Source
+from worker.sources.providers import CLOUDS, PERMISSIONS
+from worker.tokens import AccessToken
+from worker.tokens.claims import Wanted, decoded, misfits
+
+_POP3_TOKEN_LIMIT = 4096
+"""Exchange Online's POP3 takes no longer token, since July 2025 (jstedfast/MailKit#1948)."""
+_BLOCKED_SECONDS = 3600.0
+"""For so long Exchange may refuse to connect a mailbox that worked, after many logins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A signed-in source, and the token that it lives on; a password has none and does not end."""
+
+    source: Source
+    token: AccessToken | None
+
+
+@contextmanager
+def logged_in(quay: Quay, mailbox: Mailbox, *, ended: AccessToken | None = None) -> Iterator[Session]:
+    """A session with a mailbox's server for the length of the block. `ended` is a token that it has just called expired.
+
+    Exchange Online may take a token and refuse at the first folder, so a refusal in the block counts as one of the login.
+
+    Raises:
+        AccountTrouble: there is no token to be had, and the error says who must act.
+        LoginRefused, NotConnected, TokenTooLong: the server refuses it, and another token did not help.
+        MailquayError: whatever the source finds wrong with the server.
+    """
+    session = _log_in(quay, mailbox, ended)
+    try:
+        yield session
+    except NotConnected as refused:
+        raise diagnosed(quay, mailbox, session.token, refused) from refused
+    finally:
+        session.source.close()
+
+
+def _log_in(quay: Quay, mailbox: Mailbox, ended: AccessToken | None) -> Session:
+    if mailbox.auth == "password":
+        assert mailbox.password is not None
+        secret = mailbox.password.get_secret_value()
+        return Session(quay.connect(mailbox, Credentials(mailbox.username, secret, bearer=False)), None)
+    keeper, account = quay.keeper(mailbox), quay.settings.account(mailbox)
+    token = (ended and keeper.another(account, mailbox.scopes, ended)) or keeper.access(
+        account, mailbox.scopes
+    )
+    try:
+        return _with(quay, mailbox, token)
+    except LoginRefused as refused:
+        # The token may have been revoked, or lack what its owner has been given meanwhile.
+        another = keeper.another(account, mailbox.scopes, token)
+        if another is None:
+            raise diagnosed(quay, mailbox, token, refused) from refused
+    try:
+        return _with(quay, mailbox, another)
+    except LoginRefused as refused:
+        raise diagnosed(quay, mailbox, another, refused) from refused
+
+
+def _with(quay: Quay, mailbox: Mailbox, token: AccessToken) -> Session:
+    return Session(quay.connect(mailbox, Credentials(mailbox.username, token.secret)), token)
+
+
+def diagnosed(
+    quay: Quay, mailbox: Mailbox, token: AccessToken | None, refused: LoginRefused
+) -> MailquayError:
+    """The same refusal, with everything that the token and the past say about it."""
+    if token is None:
+        return refused
+    if mailbox.protocol == "pop3" and len(token.secret) > _POP3_TOKEN_LIMIT:
+        return TokenTooLong(
+            f"{refused.sentence} The token has {len(token.secret)} characters, and Exchange's POP3 takes no more than "
+            f"{_POP3_TOKEN_LIMIT}: let the app registration put fewer claims and groups into it, or set PROTOCOL=imap."
+        )
+    found = _misfits(quay, mailbox, token)
+    if found:
+        return type(refused)(f"{refused.sentence} The token does not fit: {'; '.join(found)}.")
+    pulled_ago = quay.clock() - quay.standings.of(mailbox.name).pulled_at
+    if isinstance(refused, NotConnected) and pulled_ago < _BLOCKED_SECONDS:
+        return Unreachable(
+            f"{mailbox.endpoint.host} took the token and does not open the mailbox just now. It did "
+            f"{pulled_ago / 60:.0f} minutes ago, so this is taken for one of its pauses after many logins; tried again"
+        )
+    return refused
+
+
+def _misfits(quay: Quay, mailbox: Mailbox, token: AccessToken) -> list[str]:
+    """What is wrong with a token by its own words, where it has some and the server's needs are known."""
+    claims = decoded(token.secret)
+    wanted = _wanted(mailbox)
+    return [] if claims is None or wanted is None else misfits(claims, wanted, now=quay.clock())
+
+
+def _wanted(mailbox: Mailbox) -> Wanted | None:
+    """What Exchange Online needs; of other servers nobody here knows."""
+    for cloud in CLOUDS.values():
+        if any(scope.startswith((cloud.resource, cloud.app_resource)) for scope in mailbox.scopes):
+            return Wanted(
+                {cloud.resource, cloud.app_resource},
+                PERMISSIONS[mailbox.auth, mailbox.protocol],
+                mailbox.account if mailbox.auth == "delegated" else None,
+            )
+    return None

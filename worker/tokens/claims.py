@@ -1,0 +1,103 @@
+"""What tokens say: who signed in, and whether an access token fits what a mail server needs. Pure.
+
+An id token came straight from the token endpoint over a checked connection, so its signature says nothing more (OpenID
+Connect Core section 3.1.3.7); its audience, issuer and time are compared, which MSAL leaves to its callers. An access token is
+read for a diagnosis only: it is the mail server's business, and many providers' are opaque.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from worker.errors import NeedsSignIn
+from worker.tokens import Registration
+
+_CLOCK_SECONDS = 300
+
+
+def vouched_name(registration: Registration, claims: Mapping[str, Any], *, now: float) -> str:
+    """The name under which the provider vouches for whoever signed in.
+
+    Raises:
+        NeedsSignIn: the id token names nobody, is for another application, of another issuer, or out of its time.
+    """
+    objection = _objection(registration, claims, now)
+    name = next((str(claims[claim]) for claim in registration.username_claims if claims.get(claim)), "")
+    if not objection and "email" in registration.username_claims and claims.get("email_verified") is False:
+        # An address that anybody may type into his profile is not his (OpenID Connect Core section 5.7).
+        objection = "says that it has not verified the address"
+    if not objection and not name:
+        objection = f"does not say who signed in (it gives no {' or '.join(registration.username_claims)})"
+    if objection:
+        raise NeedsSignIn(f"the identity provider {objection}; nothing was stored")
+    return name
+
+
+def _objection(registration: Registration, claims: Mapping[str, Any], now: float) -> str:
+    audience = claims.get("aud")
+    if registration.client_id not in (audience if isinstance(audience, list) else [audience]):
+        return "gave an id token that is for another application"
+    if _number(claims.get("exp")) < now - _CLOCK_SECONDS or _number(claims.get("nbf")) > now + _CLOCK_SECONDS:
+        return "gave an id token that is out of its time; check the clock"
+    # Entra's issuer holds the tenant's id where the authority may hold its name, so only the rest can be compared.
+    ours, theirs = urlsplit(registration.authority), urlsplit(str(claims.get("iss", "")))
+    if registration.name != "entra" and theirs.netloc != ours.netloc:
+        return "gave an id token of another issuer"
+    return ""
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a mail server needs of an access token. `user` is None for an application on its own.
+
+    `permission` has to stand in `scp` for a person, in `roles` for an application.
+    """
+
+    audiences: Collection[str]
+    permission: str
+    user: str | None
+
+
+def decoded(token: str) -> dict[str, Any] | None:
+    """The claims of a JSON Web Token (RFC 7519), unchecked; None for an opaque one."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        found = orjson.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (binascii.Error, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def misfits(claims: Mapping[str, Any], wanted: Wanted, *, now: float) -> list[str]:
+    """Each thing in which a token is not what the server needs, as a sentence without an end. Never the token itself."""
+    found = []
+    audience = str(claims.get("aud", "nothing"))
+    if audience.rstrip("/") not in wanted.audiences:
+        found.append(f"it is for {audience}, not for {' or '.join(sorted(wanted.audiences))}")
+    said = claims.get("scp") if wanted.user else claims.get("roles")
+    permissions = said.split() if isinstance(said, str) else [str(one) for one in said or ()]
+    if wanted.permission not in permissions:
+        found.append(f"it lacks {wanted.permission} (it has {', '.join(permissions) or 'no permission'})")
+    ends = _number(claims.get("exp"))
+    if ends <= now:
+        found.append(f"it ended at {datetime.fromtimestamp(ends, UTC):%Y-%m-%d %H:%M} UTC; check the clock")
+    user = str(claims.get("upn") or claims.get("unique_name") or claims.get("preferred_username") or "")
+    if wanted.user and user and user.casefold() != wanted.user.casefold():
+        found.append(f"it is {user}'s, not {wanted.user}'s")
+    if wanted.user and claims.get("idtyp") == "app":
+        found.append("it is an application's and not a person's")
+    return found
