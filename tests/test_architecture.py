@@ -146,7 +146,10 @@ def test_stations_do_not_know_each_other(station: str) -> None:
     """Pull, deliver and sweep compose them; each can be read, tested and replaced alone."""
     ours = [module for module in WORKER if module.name == station or module.name.startswith(f"{station}.")]
     others = [name for name in STATIONS if name != station]
-    composers = ["worker.pull", "worker.deliver", "worker.sweep", "worker.quay", "worker.settings"]
+    composers = [
+        *("worker.pull", "worker.errand", "worker.bring", "worker.settle"),
+        *("worker.deliver", "worker.sweep", "worker.quay", "worker.settings"),
+    ]
 
     assert ours
     assert importers(ours, *others, *composers) == set()
@@ -283,6 +286,7 @@ CLOCKS = re.compile(
 )
 EDGES = {
     "worker/quay.py": "chance enters the worker here, as time does",
+    "worker/bring.py": "looks whether the deadline it was given has come",
     "worker/pull.py": "measures how long it took, and whether the deadline it was given has come",
     "worker/deliver.py": "measures how long it took",
     "worker/tasks.py": "sets the deadline of a pull",

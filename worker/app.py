@@ -90,6 +90,8 @@ def configuration(said: settings.Settings) -> dict[str, Any]:
         "task_annotations": {
             "mailquay.pull": {"soft_time_limit": pull_limit, "time_limit": pull_limit + 60},
             "mailquay.deliver": {"soft_time_limit": 270, "time_limit": 300},
+            # A webhook that answers by the drop must not keep its deliverer.
+            "mailquay.alert": {"soft_time_limit": 60, "time_limit": 90},
         },
         "imports": ["worker.tasks"],
         "beat_scheduler": "worker.schedule:MailboxScheduler",

@@ -70,6 +70,9 @@ class _Server(ThreadingHTTPServer):
         self.arrived = threading.Event()
         self.answer: Mapping[str, str] = {}
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a browser that hangs up or a request that makes no sense is no matter of whoever signs in."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     """Answers one connection."""

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from worker import log, settings
+from worker.alert import alert
 from worker.deliver import Delivered
 from worker.deliver import deliver as deliver_batch
-from worker.pull import Pulled
+from worker.errand import Pulled
+from worker.errors import RedisUnavailable
 from worker.pull import pull as pull_mailbox
 from worker.quay import Quay
 from worker.spool import Ticket
@@ -56,7 +58,7 @@ _bells: multiprocessing.Queue[Ticket]
 def run(
     quay: Quay, mailboxes: Sequence[str], *, drain: bool = True, progress: Progress = lambda _: None
 ) -> Totals:
-    """Pull these mailboxes; with `drain`, deliver what they brought and everything else that is due.
+    """Pull these mailboxes; with `drain`, deliver what they brought and everything else that is due. Then alert people.
 
     Raises:
         RedisUnavailable: there is no working without leases.
@@ -80,6 +82,11 @@ def run(
             )
     totals.waiting = sum(ticket.messages for ticket in waiting)
     progress(totals)
+    # What was done is told in any case.
+    try:
+        alert(quay)
+    except RedisUnavailable as error:
+        totals.note(error.sentence)
     return totals
 
 

@@ -8,24 +8,22 @@ comes with the same id. It reads top to bottom like section 3 of the architectur
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import takewhile
+from dataclasses import replace
 
 import structlog
 
 from worker import state
+from worker.bring import bring, bring_again
 from worker.checkpoint import Checkpoint, Place
-from worker.errors import MailquayError, RedisUnavailable, SessionExpired, Unreachable
-from worker.identity import batch_id, imap_id, pop3_id
-from worker.lease import Lease, held
+from worker.errand import Errand, Pulled, Ring
+from worker.errors import MailquayError, RedisUnavailable, SessionExpired
+from worker.lease import held
 from worker.login import Session, logged_in
 from worker.mailbox import Mailbox
 from worker.quay import Quay
-from worker.sources import Fetched, Incomplete, Opened, Ref, Source, grouped
-from worker.spool import Batch, Entry, Ticket
+from worker.settle import settle
+from worker.sources import Opened, Source
 from worker.standing import parking
 from worker.timetable import pull_entry
 from worker.tokens import AccessToken
@@ -34,48 +32,6 @@ log = structlog.get_logger("pull")
 
 _SESSION_MARGIN_SECONDS = 30.0
 """A session yields so long before its token ends: what is on the wire by then still comes."""
-
-Ring = Callable[[Ticket], None]
-"""Says that a batch is ready. A bell that is lost costs latency, never mail."""
-
-
-@dataclass(slots=True)
-class Pulled:
-    """What one pull did. `busy`: another process holds the mailbox. `more`: the deadline came before the end.
-
-    `failures` are those in a row, this one counted; `again`: the one before failed in the same way.
-    """
-
-    mailbox: str
-    messages: int = 0
-    octets: int = 0
-    batches: int = 0
-    busy: bool = False
-    more: bool = False
-    trouble: MailquayError | None = None
-    failures: int = 0
-    again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Errand:
-    """What belongs to one pull from its beginning to its end."""
-
-    quay: Quay
-    mailbox: Mailbox
-    lease: Lease
-    ring: Ring
-    deadline: float
-    pulled: Pulled
-
-
-@dataclass(frozen=True, slots=True)
-class Spooled:
-    """A batch as it was spooled; no ticket when nothing came. `left_out`: the server kept messages back."""
-
-    batch: Batch
-    ticket: Ticket | None
-    left_out: MailquayError | None
 
 
 def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("inf")) -> Pulled:
@@ -138,12 +94,12 @@ def _pull(errand: Errand, source: Source) -> None:
         for folder in mailbox.folders:
             opened = source.open(folder, writable=mailbox.after.action != "keep")
             checkpoint = _checkpoint(errand, source, opened)
-            _pull_again(errand, source, opened)
+            bring_again(errand, source, opened)
             for window in source.new(opened, after=checkpoint.uid, seen=checkpoint.uidls):
-                _bring(errand, source, opened, window)
+                bring(errand, source, opened, window)
                 if errand.pulled.more:
                     return
-            settled += _settle(errand, source, opened)
+            settled += settle(errand, source, opened)
             quay.checkpoints.forget_uidls(
                 errand.lease.fence, mailbox.name, source.gone(opened, checkpoint.uidls)
             )
@@ -199,168 +155,6 @@ def _checkpoint(errand: Errand, source: Source, opened: Opened) -> Checkpoint:
         uidls=sorted(uidls),
     )
     return Checkpoint(opened.uidvalidity, uid, uidls)
-
-
-def _bring(
-    errand: Errand, source: Source, opened: Opened, refs: Sequence[Ref], *, again: bool = False
-) -> None:
-    """Fetch messages and spool them batch by batch: one batch is written while the next one is on the wire."""
-    limits = errand.quay.settings
-    groups = grouped(refs, messages=limits.batch_messages, octets=limits.batch_size)
-    with ThreadPoolExecutor(1, thread_name_prefix="spool") as hand:
-        writing: Future[Spooled] | None = None
-        try:
-            for group, fetched in source.fetch(groups):
-                huge = group[0].size > limits.batch_size
-                messages, broken = (fetched, None) if huge else _in_memory(fetched, 2 * limits.batch_size)
-                written, writing = writing, None
-                _hand_over(errand, opened, written, again=again)
-                writing = hand.submit(_spool, errand, opened, group, messages, broken=broken, again=again)
-                if huge:
-                    # It goes straight from the wire to the file, so the wire belongs to the writing thread.
-                    wait([writing])
-                if time.monotonic() > errand.deadline:
-                    errand.pulled.more = True
-                    return
-        finally:
-            # Whatever happened on the wire: what was written counts.
-            _hand_over(errand, opened, writing, again=again)
-
-
-def _in_memory(fetched: Iterable[Fetched], limit: int) -> tuple[list[Fetched], MailquayError | None]:
-    """Read a group off the wire; what came before the wire broke counts, else a shaky one would never get anywhere.
-
-    A group was put together by the sizes that the server announced: one that sends more than `limit` octets instead is
-    cut short, so that it cannot fill the memory.
-    """
-    messages: list[Fetched] = []
-    octets = 0
-    try:
-        for message in fetched:
-            chunks = tuple(message.chunks)
-            messages.append(replace(message, chunks=chunks))
-            octets += sum(map(len, chunks))
-            if octets > limit:
-                raise Unreachable(
-                    f"the server announced a batch of messages and sent {octets} octets, more than twice BATCH_SIZE. "
-                    "What came is kept, the rest is asked for again"
-                )
-    except MailquayError as error:
-        return messages, error
-    return messages, None
-
-
-def _spool(
-    errand: Errand,
-    opened: Opened,
-    group: Sequence[Ref],
-    messages: Iterable[Fetched],
-    *,
-    broken: MailquayError | None,
-    again: bool,
-) -> Spooled:
-    """One durable batch of what the server gave. What it left out ends the batch: the checkpoint must not pass it."""
-    quay, mailbox = errand.quay, errand.mailbox
-    planned = {ref: _entry(mailbox, opened, ref) for ref in group}
-    plan = Batch(
-        batch_id([entry.id for entry in planned.values()]),
-        mailbox.name,
-        opened.folder,
-        opened.uidvalidity,
-        created=int(quay.clock()),
-        entries=tuple(planned.values()),
-    )
-    quay.spool.check_room()
-    with quay.spool.new(plan) as writer:
-        written: dict[Ref, Entry] = {}
-        with suppress(Incomplete):
-            for message in messages:
-                received = message.received.isoformat() if message.received else None
-                entry = replace(planned[message.ref], flags=message.flags, received=received)
-                written[message.ref] = writer.add(entry, message.chunks)
-        whole = list(takewhile(lambda ref: ref in written, group))
-        left_out = broken
-        if len(whole) < len(group) and not broken:
-            left_out = Incomplete(f"the server left out {len(group) - len(whole)} of {len(group)} messages")
-        # A part of what was planned is another batch: under the plan's id it could pass for an older generation of it.
-        entries = tuple(written[ref] for ref in whole)
-        # What comes again must not pass for an older generation of the damaged batch, should that be retried by hand.
-        ids = [*(["again"] if again else []), *(entry.id for entry in entries)]
-        batch = replace(plan, id=batch_id(ids), entries=entries)
-        errand.lease.check()
-        return Spooled(batch, writer.commit(batch, due=batch.created) if whole else None, left_out)
-
-
-def _entry(mailbox: Mailbox, opened: Opened, ref: Ref) -> Entry:
-    if ref.uidl is not None:
-        message_id = pop3_id(mailbox.name, ref.uidl)
-    else:
-        message_id = imap_id(mailbox.name, opened.folder, opened.uidvalidity or 0, ref.uid or 0)
-    return Entry(message_id, uid=ref.uid, uidl=ref.uidl, owed=tuple(mailbox.outputs))
-
-
-def _hand_over(errand: Errand, opened: Opened, writing: Future[Spooled] | None, *, again: bool) -> None:
-    """Behind a durable batch the checkpoint moves, unless it came `again`; then the bell is rung."""
-    if writing is None:
-        return
-    spooled = writing.result()
-    batch, entries, name = spooled.batch, spooled.batch.entries, errand.mailbox.name
-    if spooled.ticket:
-        places = [
-            Place(batch.folder, entry.id, batch.uidvalidity, entry.uid, entry.uidl) for entry in entries
-        ]
-        errand.quay.checkpoints.note_places(name, batch.id, places)
-    if spooled.ticket and not again:
-        errand.quay.checkpoints.move(
-            errand.lease.fence,
-            name,
-            opened.folder,
-            uidvalidity=opened.uidvalidity,
-            uid=max((entry.uid for entry in entries if entry.uid), default=0),
-            uidls=[entry.uidl for entry in entries if entry.uidl],
-        )
-    if spooled.ticket:
-        errand.pulled.messages += len(entries)
-        errand.pulled.octets += sum(entry.size for entry in entries)
-        errand.pulled.batches += 1
-        errand.quay.standings.count(name, "pulled", len(entries))
-        errand.ring(spooled.ticket)
-    if spooled.left_out:
-        raise spooled.left_out
-
-
-def _pull_again(errand: Errand, source: Source, opened: Opened) -> None:
-    """Fetch once more what a damaged batch had held, without moving the checkpoint."""
-    checkpoints, name = errand.quay.checkpoints, errand.mailbox.name
-    places = [place for place in checkpoints.to_pull_again(name) if _lies_in(place, opened)]
-    if not places:
-        return
-    refs = _found(source, opened, places)
-    _bring(errand, source, opened, refs, again=True)
-    if len(refs) < len(places):
-        log.error("again.gone", mailbox=name, folder=opened.folder, messages=len(places) - len(refs))
-    checkpoints.pulled_again(name, places)
-
-
-def _settle(errand: Errand, source: Source, opened: Opened) -> list[Place]:
-    """Mark, move or delete what deliver has noted, in one command; the caller strikes it off after the session's end."""
-    after = errand.mailbox.after
-    if after.action == "keep":
-        return []
-    noted = errand.quay.checkpoints.to_settle(errand.mailbox.name)
-    places = [place for place in noted if _lies_in(place, opened)]
-    if refs := _found(source, opened, places):
-        source.settle(refs, f"move:{after.folder}" if after.action == "move" else after.action)
-    return places
-
-
-def _found(source: Source, opened: Opened, places: Sequence[Place]) -> list[Ref]:
-    uids = [place.uid for place in places if place.uid]
-    return source.find(opened, uids, [place.uidl for place in places if place.uidl])
-
-
-def _lies_in(place: Place, opened: Opened) -> bool:
-    return place.folder == opened.folder and place.uidvalidity == opened.uidvalidity
 
 
 def _park(quay: Quay, mailbox: Mailbox, error: MailquayError) -> int:

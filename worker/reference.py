@@ -221,7 +221,7 @@ def _providers() -> str:
     return (
         "What a provider presets, and how it lets a mailbox sign in:\n\n"
         + "\n".join(rows)
-        + "\n\nMicrosoft's clouds; only the public one was ever spoken to by the authors:\n\n"
+        + "\n\nMicrosoft's clouds, as its pages have them; nobody here has tried the national ones:\n\n"
         + "\n".join(clouds)
         + "\n"
     )

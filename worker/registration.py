@@ -95,6 +95,7 @@ class Entra(AppRegistration):
     )
     federated_token_file: LocalPath | None = Field(
         default=None,
+        validate_default=True,
         description="File in which the platform keeps a token for this workload, instead of a secret.",
         examples=["/var/run/secrets/azure/tokens/azure-identity-token"],
     )
@@ -117,7 +118,7 @@ class Entra(AppRegistration):
         given = [name for name in ("client_secret", "certificate_file") if info.data.get(name)]
         if len(given) + (path is not None) > 1:
             raise ValueError(
-                "is one credential too many: set one of CLIENT_SECRET, CERTIFICATE_FILE and this"
+                "only one of CLIENT_SECRET, CERTIFICATE_FILE and FEDERATED_TOKEN_FILE may be set"
             )
         return path
 

@@ -1,4 +1,4 @@
-"""Celery beat's scheduler: rings `pull` for each mailbox that is due, and `sweep` and `keep_alive`.
+"""Celery beat's scheduler: rings `pull` for each mailbox that is due, and `sweep`, `keep_alive` and `alert`.
 
 Any number of beats may run; none is a leader, and no schedule file exists. A tick claims what is due with one script
 (`timetable.py`) and publishes it. A beat that dies between the two costs latency, never mail: the sweep rings again.
@@ -19,11 +19,12 @@ from kombu.exceptions import OperationalError
 from worker import health
 from worker.errors import RedisUnavailable
 from worker.quay import Quay, quay
-from worker.timetable import KEEP_ALIVE, SWEEP, pull_entry
+from worker.timetable import ALERT, KEEP_ALIVE, SWEEP, pull_entry
 
 _LONGEST_NAP_SECONDS = 1.0
 """A mailbox that is unparked by a sign-in, or added, waits no longer than this."""
 _KEEP_ALIVE_SECONDS = 6 * 3600.0
+_ALERT_SECONDS = 60.0
 
 log = structlog.get_logger("beat")
 
@@ -94,10 +95,12 @@ class MailboxScheduler(Scheduler):  # type: ignore[misc]  # celery has no types
             for name, mailbox in quay.settings.mailboxes.items()
             if mailbox.enabled
         }
-        quay.timetable.sync(
-            {**mailboxes, SWEEP: quay.settings.sweep_every.total_seconds(), KEEP_ALIVE: _KEEP_ALIVE_SECONDS},
-            now,
-        )
+        others = {
+            SWEEP: quay.settings.sweep_every.total_seconds(),
+            KEEP_ALIVE: _KEEP_ALIVE_SECONDS,
+            ALERT: _ALERT_SECONDS,
+        }
+        quay.timetable.sync({**mailboxes, **others}, now)
         self._synced = True
         if not mailboxes:
             log.warning(

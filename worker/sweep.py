@@ -13,7 +13,7 @@ import structlog
 
 from worker.quay import Quay
 from worker.spool import Ticket
-from worker.timetable import KEEP_ALIVE, SWEEP
+from worker.timetable import ALERT, KEEP_ALIVE, SWEEP
 
 log = structlog.get_logger("sweep")
 
@@ -44,7 +44,7 @@ def sweep(quay: Quay, *, ring: Callable[[Ticket], None], ring_pull: Callable[[st
     forgotten = [bell for bell in quay.timetable.unanswered() if now - bell.last > _UNANSWERED_SECONDS]
     for bell in forgotten:
         kind, _, mailbox = bell.entry.partition(":")
-        if kind not in {SWEEP, KEEP_ALIVE}:
+        if kind not in {SWEEP, KEEP_ALIVE, ALERT}:
             quay.timetable.rung_again(bell, now)
             ring_pull(mailbox)
     quay.timetable.answered(SWEEP)

@@ -14,6 +14,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from worker import health
+from worker.alert import alert as alert_people
 from worker.app import app
 from worker.deliver import deliver as deliver_batch
 from worker.errors import MailquayError, RedisUnavailable
@@ -69,6 +70,13 @@ def keep_alive() -> None:
     """Refresh accounts that were idle for long, before their provider forgets them."""
     with _ending_in_a_line("keep_alive"):
         keep_accounts_alive(quay())
+
+
+@app.task(name="mailquay.alert")  # type: ignore[untyped-decorator]
+def alert() -> None:
+    """Tell people who has lost access, or will, and who has it again."""
+    with _ending_in_a_line("alert"):
+        alert_people(quay())
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from worker import state
 
 SWEEP = "sweep"
 KEEP_ALIVE = "keep_alive"
+ALERT = "alert"
 """The entries beside the mailboxes. A mailbox's entry is `pull:NAME`."""
 
 

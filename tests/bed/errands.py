@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from worker.deliver import Delivered, deliver
-from worker.pull import Pulled, pull
+from worker.errand import Pulled
+from worker.pull import pull
 from worker.quay import Quay
 from worker.spool import Ticket
 

@@ -21,7 +21,8 @@ from tests.faults.conftest import Events, delivered_once, of
 from tests.integration.test_roles import log_of, up
 from worker import tasks
 from worker.demo.harbour import ALICE, BOB
-from worker.pull import Pulled, pull
+from worker.errand import Pulled
+from worker.pull import pull
 from worker.quay import Quay
 from worker.spool import Ticket
 

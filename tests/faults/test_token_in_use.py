@@ -18,8 +18,10 @@ from tests.bed.scripted import Answers, Scripted
 from tests.faults.conftest import Events, delivered_once, of
 from worker.demo.certificates import Certificates
 from worker.demo.harbour import ALICE, SUPPORT
+from worker.errand import Errand, Pulled
 from worker.errors import LoginRefused, NotConnected, SessionExpired, TokenTooLong, Unreachable
-from worker.pull import Errand, Pulled, Session, _within, pull
+from worker.login import Session
+from worker.pull import _within, pull
 from worker.quay import Quay
 from worker.tokens import AccessToken, Grant
 

@@ -22,13 +22,12 @@ from tests.bed.identity import Identity, self_signed
 from tests.bed.installation import Installation
 from tests.bed.processes import free_port
 from tests.contract.receiver import Answer, Call, Receiver, receiving
-from worker import tasks
 from worker.alert import alert
 from worker.demo.harbour import ALICE, BOB, ORDERS, SUPPORT
 from worker.demo.receiver import signed
 from worker.errors import LoginRefused
 from worker.quay import Quay
-from worker.tokens import Grant
+from worker.timetable import ALERT
 from worker.tokens.verdict import DOUBT_SECONDS
 
 HOUR, DAY = 3600.0, 86400.0
@@ -218,7 +217,7 @@ def test_without_a_webhook_the_log_has_it_and_one_that_is_named_later_hears_what
     assert told() == [(f"mailbox.lost:{ALICE}", "raised")]
 
 
-TELL = "from worker.alert import alert; from worker.quay import quay; print(len(alert(quay())))"
+TELL = "from worker.alert import alert; from worker.quay import quay; raise SystemExit(len(alert(quay())))"
 
 
 def test_of_two_processes_that_look_at_once_one_tells(ours: Installation, quay: Quay, told: Told) -> None:
@@ -232,26 +231,20 @@ def test_of_two_processes_that_look_at_once_one_tells(ours: Installation, quay: 
         return Answer()
 
     told.receiver.answer = answer
-    with _telling(ours) as one:
+    with _python(ours, TELL) as one:
         try:
             assert begun.wait(20)
-            with _telling(ours) as other:
-                assert other.communicate(timeout=20)[0] == "0\n"
+            with _python(ours, TELL) as other:
+                assert other.wait(20) == 0
         finally:
             go_on.set()
-        assert one.communicate(timeout=20)[0] == "1\n"
+        assert one.wait(20) == 1
 
     assert told() == [(f"account.ending:{ALICE}", "raised")]
 
 
-def _telling(ours: Installation) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", TELL],
-        cwd=ours.folder,
-        env=ours.full_environ(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def _python(ours: Installation, program: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ours.folder, env=ours.full_environ())
 
 
 def test_an_account_that_nobody_renewed_for_eighty_days_is_announced_until_it_is_renewed(
@@ -358,16 +351,14 @@ def test_a_mailbox_that_fails_the_same_way_again_does_not_alarm_every_minute(
     ]
 
 
-def test_the_workers_task_tells_and_answers_its_bell(
-    quay: Quay, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_workers_task_tells_and_answers_its_bell(ours: Installation, quay: Quay, told: Told) -> None:
     """As beat rings it every minute."""
-    monkeypatch.setattr(tasks, "quay", lambda: quay)
-    quay.timetable.sync({"alert": 60.0}, quay.clock())
-    quay.timetable.claim(quay.clock())
+    quay.timetable.sync({ALERT: 60.0}, quay.clock())
+    assert quay.timetable.claim(quay.clock()) == [ALERT]
     aged(quay, 80)
 
-    tasks.alert()
+    with _python(ours, "from worker.tasks import alert; alert()") as process:
+        assert process.wait(20) == 0
 
     assert told() == [(f"account.ending:{ALICE}", "raised")]
     assert quay.timetable.unanswered() == []

@@ -1,6 +1,6 @@
 """Every way to sign in, with the real MSAL, then a real Dovecot that takes the token by IMAP, POP3 and SMTP.
 
-Against the local Entra, which is stricter than the true one, and against oidc-provider, which nobody here wrote.
+At the local Entra, which is stricter than the true one; other providers are in `test_sign_in_elsewhere.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from tests.bed.clients import trusting
 from tests.bed.dovecot import Dovecot
 from tests.bed.identity import Identity
 from tests.bed.installation import Installation
-from tests.bed.oidc_provider import OidcProvider
 from worker.demo.harbour import ALICE, BOB, SUPPORT
 from worker.demo.identity import Settings
 from worker.errors import (
@@ -48,15 +47,9 @@ from worker.sign_in import (
     by_device_code,
     finish_code,
     finish_device_code,
-    usual_way,
 )
 from worker.sources import Credentials, sasl
 from worker.tokens import entra
-
-OIDC_SCOPES = {
-    "imap": "https://outlook.office.com/IMAP.AccessAsUser.All",
-    "pop3": "https://outlook.office.com/POP.AccessAsUser.All",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -71,27 +64,6 @@ def ours(installation: Installation, dovecot: Dovecot, fresh_identity: Identity)
     installation.signs_in_at(fresh_identity)
     installation.on_dovecot("alice", dovecot, ALICE, auth="delegated")
     installation.on_dovecot("support", dovecot, SUPPORT, protocol="pop3", auth="delegated", account=ALICE)
-    return installation
-
-
-@pytest.fixture
-def theirs(installation: Installation, oidc_dovecot: Dovecot, oidc_provider: OidcProvider) -> Installation:
-    """The same at oidc-provider, found by its discovery address."""
-    installation.environ |= {
-        "OIDC__ISSUER": oidc_provider.issuer,
-        "OIDC__CLIENT_ID": oidc_provider.client_id,
-        "OIDC__CA_FILE": str(oidc_provider.ca_file),
-    }
-    for name, protocol, address in (("alice", "imap", ALICE), ("support", "pop3", SUPPORT)):
-        installation.on_dovecot(
-            name,
-            oidc_dovecot,
-            address,
-            protocol=protocol,
-            auth="delegated",
-            account=ALICE,
-            scopes=OIDC_SCOPES[protocol],
-        )
     return installation
 
 
@@ -126,14 +98,6 @@ def test_device_code_at_entra_opens_the_own_and_the_shared_mailbox(
     assert opens_every_mailbox(quay)
 
 
-def test_device_code_at_oidc_provider(theirs: Installation, oidc_provider: OidcProvider) -> None:
-    """A provider by the book, without Entra's extras."""
-    quay = theirs.quay()
-    by_device_code(quay, ALICE, show=lambda _, code: oidc_provider.approve_device(code, ALICE))
-
-    assert opens_every_mailbox(quay)
-
-
 def test_a_code_in_the_browser_at_entra(ours: Installation, fresh_identity: Identity) -> None:
     """Authorization code with PKCE, by a public client."""
     quay = ours.quay()
@@ -143,62 +107,6 @@ def test_a_code_in_the_browser_at_entra(ours: Installation, fresh_identity: Iden
     finish_code(quay, begun, answered(fresh_identity.authorize(begun.address, ALICE)))
 
     assert opens_every_mailbox(quay)
-
-
-def test_a_code_in_the_browser_at_oidc_provider(theirs: Installation, oidc_provider: OidcProvider) -> None:
-    """By a public client, and by a confidential one, which has no other way."""
-    quay = theirs.quay()
-    begun = begin_code(quay, ALICE)
-    finish_code(quay, begun, answered(oidc_provider.authorize(begun.address, ALICE)))
-    assert opens_every_mailbox(quay)
-
-    confidential = theirs.quay(
-        OIDC__CLIENT_ID=oidc_provider.robot_id, OIDC__CLIENT_SECRET=oidc_provider.robot_secret
-    )
-    assert usual_way(confidential, ALICE) == "code"
-    begun = begin_code(confidential, ALICE)
-    finish_code(confidential, begun, answered(oidc_provider.authorize(begun.address, ALICE)))
-    assert opens_every_mailbox(confidential)
-
-
-def test_refreshing_at_oidc_provider_stores_each_rotated_token(
-    theirs: Installation, oidc_provider: OidcProvider
-) -> None:
-    """It ends the whole session when an old refresh token is used again; so the newest has to be the stored one."""
-    quay = theirs.quay()
-    by_device_code(quay, ALICE, show=lambda _, code: oidc_provider.approve_device(code, ALICE))
-    mailbox = quay.settings.mailboxes["alice"]
-    tokens = set()
-    for _ in range(4):
-        here = theirs.quay()
-        here.keeper(mailbox).renew(ALICE, mailbox.scopes)
-        tokens.add(here.keeper(mailbox).access(ALICE, mailbox.scopes).secret)
-
-    assert len(tokens) == 4
-    assert opens_every_mailbox(quay)
-
-
-def test_an_application_on_its_own_at_oidc_provider(
-    installation: Installation, oidc_dovecot: Dovecot, oidc_provider: OidcProvider
-) -> None:
-    """Client credentials: nobody signs in, and the token opens what was granted to the application."""
-    installation.environ |= {
-        "OIDC__ISSUER": oidc_provider.issuer,
-        "OIDC__CLIENT_ID": oidc_provider.robot_id,
-        "OIDC__CLIENT_SECRET": oidc_provider.robot_secret,
-        "OIDC__CA_FILE": str(oidc_provider.ca_file),
-    }
-    for protocol in ("imap", "pop3"):
-        installation.on_dovecot(
-            protocol,
-            oidc_dovecot,
-            SUPPORT,
-            protocol=protocol,
-            auth="app",
-            scopes="https://outlook.office365.com/.default",
-        )
-
-    assert opens_every_mailbox(installation.quay())
 
 
 # -- confidential clients at Entra -----------------------------------------------------------------------------------

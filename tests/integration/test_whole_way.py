@@ -9,7 +9,8 @@ from tests.bed.identity import Identity
 from tests.bed.installation import Installation, numbered
 from worker.deliver import deliver
 from worker.demo.harbour import ALICE, BOB, SUPPORT
-from worker.pull import Pulled, pull
+from worker.errand import Pulled
+from worker.pull import pull
 from worker.quay import Quay
 from worker.spool import Ticket
 

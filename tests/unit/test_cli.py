@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -24,12 +25,14 @@ from tests.bed.scripted import Scripted
 from worker import health
 from worker.cli import VERBS, main
 from worker.demo.certificates import Certificates
-from worker.demo.harbour import ALICE
+from worker.demo.harbour import ALICE, BOB, SUPPORT
 from worker.errors import NeedsSignIn
 from worker.quay import Quay
 from worker.spool import Batch, Entry, Ticket
+from worker.tokens import Grant
 
 Mailquay = Callable[..., Result]
+DAY = 86400.0
 
 
 @pytest.fixture
@@ -134,13 +137,58 @@ def test_status_shows_how_every_mailbox_stands(ours: Installation, mailquay: Mai
         assert word in table
 
 
+def test_status_shows_who_has_lost_access_and_who_will(
+    ours: Installation, mailquay: Mailquay, tmp_path: Path
+) -> None:
+    """Persons, applications and what these prove themselves with; without any OAuth none of it is there."""
+    assert "account" not in mailquay("status").stdout
+    ours.environ |= {
+        "ENTRA__CLIENT_ID": "client",
+        "ENTRA__CLIENT_SECRET": "t0p-secret",
+        "ENTRA__TENANT": "contoso",
+    }
+    ours.environ["ENTRA__CLIENT_SECRET_EXPIRES"] = (
+        f"{datetime.fromtimestamp(time.time() + 10 * DAY, UTC):%Y-%m-%d}"
+    )
+    for name, account in (("desk", ALICE), ("yard", ALICE), ("crane", BOB)):
+        ours.mailbox(
+            name, address=f"{name}@contoso.com", account=account, provider="microsoft365", outputs="lines"
+        )  # fmt: skip
+    ours.mailbox("robot", address=SUPPORT, provider="microsoft365", auth="app", outputs="lines")
+    quay, now = ours.quay(), time.time()
+    quay.token_store.swap(
+        ALICE, Grant("refresh-t0ken"), read=0, now=now - 80 * DAY, client_id="client", signed_in=True
+    )  # fmt: skip
+
+    shown = mailquay("status", "--json").stdout
+    found = orjson.loads(shown)
+    table = mailquay("status").stdout
+
+    alice, robot, bob = (found["accounts"][at] for at in (0, 1, 2))
+    assert {name: alice[name] for name in ("account", "state", "mailboxes", "troubled")} == {
+        "account": ALICE, "state": "ending", "mailboxes": ["desk", "yard"], "troubled": False,
+    }  # fmt: skip
+    assert alice["signed_in_at"] == alice["renewed_at"] == pytest.approx(now - 80 * DAY)
+    assert alice["ends_at"] == pytest.approx(now + 10 * DAY)
+    assert (robot["account"], robot["state"], robot["ends_at"]) == ("app:client@contoso", "ok", None)
+    assert (bob["account"], bob["state"], bob["signed_in_at"]) == (BOB, "never signed in", 0)
+    (secret,) = found["credentials"]
+    assert (secret["registration"], secret["client_id"], secret["kind"], secret["state"]) == (
+        "entra", "client", "secret", "ending",
+    )  # fmt: skip
+    assert secret["mailboxes"] == ["crane", "desk", "robot", "yard"]
+    for word in ("80 d", "10 d", "ending", "login", "client", "secret"):
+        assert word in table
+    assert "t0" not in shown + table
+
+
 def test_verbs_that_need_a_mailbox_say_what_to_do_when_there_is_none(mailquay: Mailquay) -> None:
     """A fresh installation is no error."""
     for verb in ("status", "check"):
         result = mailquay(verb)
         assert result.exit_code == 0
         assert "No mailbox is configured yet" in result.stdout
-    assert mailquay("status", "--json").stdout == '{"mailboxes":[]}\n'
+    assert mailquay("status", "--json").stdout == '{"mailboxes":[],"accounts":[],"credentials":[]}\n'
 
 
 def test_a_redis_that_is_away_ends_in_one_line(ours: Installation, mailquay: Mailquay) -> None:
@@ -181,6 +229,55 @@ def test_check_prints_every_problem_at_once(ours: Installation, mailquay: Mailqu
     for variable in ("MAILBOX__BOX__PORT", "MAILBOX__SHOP__OUTPUTS", "MAILBOX__BOX__EVRY"):
         assert any(problem.startswith(f"{variable}: ") for problem in problems), problems
     assert "s3cret" not in result.output
+
+
+def test_check_prints_what_an_exchange_administrator_has_to_type(
+    ours: Installation, mailquay: Mailquay
+) -> None:
+    """For every mailbox that an application opens, or an account beside its own; nobody else is asked for anything."""
+    assert "Add-MailboxPermission" not in mailquay("check").stdout
+    ours.environ |= {
+        "ENTRA__CLIENT_ID": "client",
+        "ENTRA__CLIENT_SECRET": "x",
+        "ENTRA__TENANT": "contoso.com",
+    }
+    ours.mailbox("own", address=ALICE, provider="microsoft365", outputs="lines")
+    ours.mailbox("desk", address="desk@contoso.com", account=ALICE, provider="microsoft365", outputs="lines")
+    for name, address, protocol in (
+        ("orders", "orders@contoso.com", "imap"),
+        ("relay", "o'hara’s@contoso.com", "pop3"),
+        ("again", "orders@contoso.com", "imap"),
+    ):
+        ours.mailbox(
+            name, address=address, protocol=protocol, provider="microsoft365", auth="app", outputs="lines"
+        )  # fmt: skip
+
+    result = mailquay("check")
+
+    assert result.exit_code == 0
+    heading, *printed = result.stdout.partition("administrator gives")[2].splitlines()
+    assert "ExchangeOnlineManagement" in heading
+    assert [line.strip() for line in printed if line and "#" not in line] == [
+        "Connect-ExchangeOnline -Organization contoso.com",
+        f"Add-MailboxPermission -Identity desk@contoso.com -User {ALICE} -AccessRights FullAccess",
+        "$ObjectId = '<object id of the ENTERPRISE application, not of the app registration>'",
+        'New-ServicePrincipal -AppId client -ObjectId $ObjectId -DisplayName "Mailquay"',
+        "Add-MailboxPermission -Identity orders@contoso.com -User $ObjectId -AccessRights FullAccess",
+        "Set-CASMailbox -Identity orders@contoso.com -ImapEnabled $true",
+        "Add-MailboxPermission -Identity 'o''hara’’s@contoso.com' -User $ObjectId -AccessRights FullAccess",
+        "Set-CASMailbox -Identity 'o''hara’’s@contoso.com' -PopEnabled $true",
+    ]
+    (consent,) = [line for line in printed if "#" in line]
+    assert "IMAP.AccessAsApp and POP.AccessAsApp" in consent
+    assert "SMTP.SendAsApp" in consent
+
+
+def test_check_names_microsoft_s_other_clouds_to_exchange(ours: Installation, mailquay: Mailquay) -> None:
+    """And no organization where none is named."""
+    ours.environ |= {"ENTRA__CLIENT_ID": "client", "ENTRA__CLOUD": "gcc-high"}
+    ours.mailbox("desk", address="desk@contoso.us", account=ALICE, provider="microsoft365", outputs="lines")
+
+    assert "  Connect-ExchangeOnline -ExchangeEnvironmentName O365USGovGCCHigh\n" in mailquay("check").stdout
 
 
 def test_check_connect_opens_every_mailbox_and_says_what_is_wrong(

@@ -27,7 +27,7 @@ NOW = datetime(2027, 1, 15, 8, 30, 20, 250_000, tzinfo=UTC).timestamp()
 
 
 def sent(valkey: Valkey) -> Counter[str]:
-    """The tasks in the broker's lists: `pull:MAILBOX`, `sweep`, `keep_alive`."""
+    """The tasks in the broker's lists: `pull:MAILBOX`, `sweep`, `keep_alive`, `alert`."""
     found: Counter[str] = Counter()
     with valkey.client() as client:
         for queue in ("pull", "maintenance", "deliver"):
@@ -73,6 +73,10 @@ def test_two_beats_call_each_due_mailbox_exactly_once_also_after_a_flush(
     installation.environ["SWEEP_EVERY"] = "1h"
     once = Counter({f"pull:box{n}": 1 for n in range(40)} | {"sweep": 1, "keep_alive": 1})
 
+    def rung() -> Counter[str]:
+        """All but the alert's bell, which is due again within the minute."""
+        return Counter({task: times for task, times in sent(fresh_valkey).items() if task != "alert"})
+
     with beat(installation) as one, beat(installation) as other, fresh_valkey.client() as client:
 
         def commands() -> list[int]:
@@ -85,15 +89,13 @@ def test_two_beats_call_each_due_mailbox_exactly_once_also_after_a_flush(
             before = min(commands())
             wait_until(lambda: min(commands()) >= before + 3 * times, timeout=20, what="ticks of both beats")
 
-        wait_until(lambda: sent(fresh_valkey).total() >= once.total(), timeout=20, what="the first calls")
+        wait_until(lambda: rung().total() >= once.total(), timeout=20, what="the first calls")
         both_ticked(2)
-        assert sent(fresh_valkey) == once
+        assert rung() == once
         fresh_valkey.flush()
-        wait_until(
-            lambda: sent(fresh_valkey).total() >= once.total(), timeout=20, what="the calls after a flush"
-        )
+        wait_until(lambda: rung().total() >= once.total(), timeout=20, what="the calls after a flush")
         both_ticked(2)
-        assert sent(fresh_valkey) == once
+        assert rung() == once
         assert (one.poll(), other.poll()) == (None, None)
 
 
@@ -138,7 +140,9 @@ def ticking(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iter
 def test_a_tick_calls_what_is_due_and_nothing_else(ticking: Ticking, fresh_valkey: Valkey) -> None:
     """Intervals, cron lines, and a mailbox that is switched off."""
     ticking.tick()
-    assert sent(fresh_valkey) == Counter({"pull:box0": 1, "pull:nightly": 1, "sweep": 1, "keep_alive": 1})
+    assert sent(fresh_valkey) == Counter(
+        {"pull:box0": 1, "pull:nightly": 1, "sweep": 1, "keep_alive": 1, "alert": 1}
+    )
     nap = ticking.tick()
     assert 0 < nap <= 1
     ticking.tick(60)
@@ -187,7 +191,7 @@ def test_what_the_broker_did_not_take_is_left_to_the_sweep(
 
     assert ticking.tick() == 1
 
-    assert len(quay.timetable.unanswered()) == 5
+    assert len(quay.timetable.unanswered()) == 6
     ticking.close()
 
 

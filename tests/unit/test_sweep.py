@@ -8,7 +8,7 @@ from tests.bed.installation import Installation
 from worker.quay import Quay
 from worker.spool import Batch, Entry, Ticket
 from worker.sweep import Swept, sweep
-from worker.timetable import KEEP_ALIVE, SWEEP
+from worker.timetable import ALERT, KEEP_ALIVE, SWEEP
 
 NOW = 1_800_000_000.0
 
@@ -55,7 +55,9 @@ def test_mailboxes_whose_bell_nobody_answered_are_rung_for_after_two_minutes(
 ) -> None:
     """And not again for another two; the sweep's own bell and the keep-alive's are not mailboxes."""
     quay = installation.quay()
-    quay.timetable.sync({"pull:box": 3600.0, "pull:done": 3600.0, SWEEP: 60.0, KEEP_ALIVE: 60.0}, NOW)
+    quay.timetable.sync(
+        {"pull:box": 3600.0, "pull:done": 3600.0, SWEEP: 60.0, KEEP_ALIVE: 60.0, ALERT: 60.0}, NOW
+    )
     quay.timetable.claim(NOW)
     quay.timetable.answered("pull:done")
 

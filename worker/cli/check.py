@@ -34,7 +34,8 @@ def command(*, connect: bool) -> None:
             except MailquayError as error:
                 failed += 1
                 click.echo(f"{name}: {error.state}: {error.sentence}")
-        _show_access(said)
+        if failed or not connect:
+            _show_access(said)
     sys.exit(1 if failed else 0)
 
 
@@ -49,7 +50,9 @@ def _show_access(said: Settings) -> None:
 
 
 def _opened(quay: Quay, mailbox: Mailbox) -> str:
-    """What was found in each folder."""
+    """What was found in each folder. Somebody may have mended a moment ago what was refused, so it is asked anew."""
+    if mailbox.auth != "password":
+        quay.keeper(mailbox).ask_anew(quay.settings.account(mailbox))
     with logged_in(quay, mailbox) as session:
         found = [session.source.open(folder, writable=False) for folder in mailbox.folders]
         session.source.finish()

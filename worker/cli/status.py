@@ -1,4 +1,4 @@
-"""`mailquay status`: how each mailbox stands, for people as a table and for programs as JSON."""
+"""`mailquay status`: how each mailbox and each account stands, for people as tables and for programs as JSON."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass
 import click
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from worker.accounts import ENDING, NEVER, OK, Access, AccountStanding, CredentialStanding, access
 from worker.cli.session import session
 from worker.quay import Quay
 from worker.standing import Standing
@@ -66,17 +68,62 @@ def table(found: list[Line], now: float) -> Table:
             str(standing.delivered),
             str(line.waiting),
             f"[red]{line.failed}[/]" if line.failed else "0",
-            standing.sentence,
+            escape(standing.sentence),
         )
     return grid
+
+
+def accounts_table(found: Access, now: float) -> Table:
+    """Who signs in with OAuth 2.0, as a table for a terminal."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    grid.add_column("account", overflow="fold")
+    for column in ("state", "signed in", "renewed", "ends"):
+        grid.add_column(column)
+    grid.add_column("mailboxes", justify="right")
+    grid.add_column("what to do", overflow="fold")
+    for account in found.accounts:
+        grid.add_row(
+            escape(account.account),
+            _state(account),
+            # An application on its own never signs in.
+            ago(account.signed_in_at, now) if account.signed_in_at or account.state == NEVER else "-",
+            ago(account.renewed_at, now),
+            _end(account.ends_at, now),
+            str(len(account.mailboxes)),
+            escape(account.sentence),
+        )
+    return grid
+
+
+def credentials_table(found: Access, now: float) -> Table:
+    """What applications prove themselves with and when it ends, as a table for a terminal."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    grid.add_column("app registration", overflow="fold")
+    for column in ("credential", "state", "ends"):
+        grid.add_column(column)
+    grid.add_column("what to do", overflow="fold")
+    for credential in found.credentials:
+        grid.add_row(
+            escape(credential.client_id),
+            credential.kind,
+            _state(credential),
+            _end(credential.ends_at, now),
+            escape(credential.sentence),
+        )
+    return grid
+
+
+def _state(found: AccountStanding | CredentialStanding) -> str:
+    style = {OK: "green", ENDING: "yellow"}.get(found.state, "red")
+    return f"[{style}]{found.state}[/]"
 
 
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(*, as_json: bool) -> None:
-    """Show each mailbox: when it was last pulled, what waits, what failed, and what a person has to do."""
+    """Show each mailbox and each account: what was pulled, what waits, who loses access, and what a person has to do."""
     with session() as quay:
-        found = lines(quay)
+        found, people = lines(quay), access(quay)
         if as_json:
             mailboxes = [
                 {
@@ -88,11 +135,21 @@ def command(*, as_json: bool) -> None:
                 }
                 for line in found
             ]
-            click.echo(orjson.dumps({"mailboxes": mailboxes}).decode())
+            status = {
+                "mailboxes": mailboxes,
+                "accounts": [asdict(account) for account in people.accounts],
+                "credentials": [asdict(credential) for credential in people.credentials],
+            }
+            click.echo(orjson.dumps(status).decode())
         elif not found:
             click.echo("No mailbox is configured yet: describe one in .env (see docs/configuration.md).")
         else:
-            Console().print(table(found, time.time()))
+            console, now = Console(), time.time()
+            console.print(table(found, now))
+            if people.accounts:
+                console.print("", accounts_table(people, now), sep="\n")
+            if people.credentials:
+                console.print("", credentials_table(people, now), sep="\n")
 
 
 def ago(moment: float, now: float) -> str:
@@ -104,6 +161,10 @@ def _ahead(moment: float | None, now: float) -> str:
     if moment is None:
         return "-"
     return f"in {_span(moment - now)}" if moment > now else "now"
+
+
+def _end(moment: float | None, now: float) -> str:
+    return ago(moment, now) if moment and moment <= now else _ahead(moment, now)
 
 
 def _span(seconds: float) -> str:

@@ -65,7 +65,7 @@ class Cloud:
         return (f"{self.resource}/{PERMISSIONS[auth, protocol]}",)
 
 
-# Only the public cloud was ever spoken to by somebody here; the others are as Microsoft's pages on national clouds have them.
+# As Microsoft's pages on Exchange Online and on national clouds have them; nobody here has tried the national ones.
 CLOUDS: Mapping[CloudName, Cloud] = MappingProxyType(
     {
         cloud.name: cloud

@@ -13,6 +13,8 @@ _MFA = "the tenant asks for another factor"
 _POLICY = "a conditional access policy of the tenant does not allow this sign-in"
 _CONSENT = "an administrator has to consent to the application's permissions"
 _MOMENT = "Entra has a trouble of its own; it usually passes"
+_AGENT = "the tenant's own servers, which check its passwords, do not answer Entra in time"
+_NO_APPLICATION = "there is no such application in the tenant; check ENTRA__CLIENT_ID and ENTRA__TENANT"
 _CERTIFICATE = (
     "the certificate is not one of the app registration's, or its private key does not belong to it"
 )
@@ -34,6 +36,7 @@ HELP: Mapping[int, str] = MappingProxyType(
         50133: _PASSWORD,
         50055: "the owner's password has expired",
         50144: "the owner's password has expired",
+        50135: "the owner's password has to be changed, because the account is at risk",
         70000: "the grant is not valid for this application",
         70008: "the grant has expired or was used before",
         700082: "the grant was not used for 90 days",
@@ -60,7 +63,10 @@ HELP: Mapping[int, str] = MappingProxyType(
         51004: "there is no such account in the tenant",
         50020: "the account belongs to another tenant",
         50053: "the account is locked, or signs in from a blocked address",
-        700016: "there is no such application in the tenant; check ENTRA__CLIENT_ID and ENTRA__TENANT",
+        700016: _NO_APPLICATION,
+        700011: _NO_APPLICATION,
+        70001: _NO_APPLICATION,
+        7000112: "the application is disabled in the tenant",
         500011: "the tenant has no Exchange Online, or nobody consented to its permissions yet",
         65005: "the application's permissions do not list what is asked for",
         650052: "the tenant has no subscription for Exchange Online",
@@ -77,11 +83,14 @@ HELP: Mapping[int, str] = MappingProxyType(
         700213: "no federated credential of the app registration matches the token",
         50011: "the redirect URI is not one of the app registration's; add http://localhost to it",
         70011: "the scope is not valid",
+        28002: "the scope is not valid",
+        28003: "no scope was asked for",
         1002012: "the scope of client credentials must end in /.default",
         700022: "scopes of several resources were asked for at once",
         90002: "there is no such tenant; check ENTRA__TENANT",
         50059: "the tenant cannot be told from the request; set ENTRA__TENANT",
         50194: "the application belongs to one tenant; set ENTRA__TENANT",
+        90124: "the address for all tenants does not serve what is asked for; set ENTRA__TENANT to the tenant itself",
         9001023: "this grant wants ENTRA__TENANT to be a tenant of its own, organizations or consumers",
         9002332: "the application is for personal accounts; set ENTRA__TENANT=consumers",
         90038: "the tenant is in another cloud; set ENTRA__CLOUD",
@@ -96,6 +105,11 @@ HELP: Mapping[int, str] = MappingProxyType(
         90024: _MOMENT,
         90033: _MOMENT,
         90090: _MOMENT,
+        70012: _MOMENT,
+        80001: _AGENT,
+        80002: _AGENT,
+        80005: _AGENT,
+        80014: _AGENT,
         90055: "Entra throttles the tenant",
         # Us.
         50196: _LOOP,

@@ -31,8 +31,10 @@ def vouched_name(registration: Registration, claims: Mapping[str, Any], *, now: 
     """
     objection = _objection(registration, claims, now)
     name = next((str(claims[claim]) for claim in registration.username_claims if claims.get(claim)), "")
-    if not objection and "email" in registration.username_claims and claims.get("email_verified") is False:
-        # An address that anybody may type into his profile is not his (OpenID Connect Core section 5.7).
+    unverified = claims.get("email_verified") in (False, "false")
+    if not objection and "email" in registration.username_claims and unverified:
+        # An address that anybody may type into his profile is not his (OpenID Connect Core section 5.7). Some providers
+        # write the boolean as text.
         objection = "says that it has not verified the address"
     if not objection and not name:
         objection = f"does not say who signed in (it gives no {' or '.join(registration.username_claims)})"
@@ -55,7 +57,8 @@ def _objection(registration: Registration, claims: Mapping[str, Any], now: float
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+    # Beyond this no number is a time, and some are none that a calendar can show.
+    return float(value) if isinstance(value, int | float) and 0 <= value < 2**53 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ def misfits(claims: Mapping[str, Any], wanted: Wanted, *, now: float) -> list[st
     if audience.rstrip("/") not in wanted.audiences:
         found.append(f"it is for {audience}, not for {' or '.join(sorted(wanted.audiences))}")
     said = claims.get("scp") if wanted.user else claims.get("roles")
-    permissions = said.split() if isinstance(said, str) else [str(one) for one in said or ()]
+    listed = said if isinstance(said, list) else []
+    permissions = said.split() if isinstance(said, str) else [str(one) for one in listed]
     if wanted.permission not in permissions:
         found.append(f"it lacks {wanted.permission} (it has {', '.join(permissions) or 'no permission'})")
     ends = _number(claims.get("exp"))

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, pkcs12
 
 from worker.errors import Misconfigured
@@ -31,7 +33,7 @@ def for_msal(credential: Credential) -> Any:
             return _certificate(credential)
         case Federated(token_file):
             # A callable, because the platform writes a fresh token every hour.
-            return {"client_assertion": lambda: _read(token_file).decode().strip()}
+            return {"client_assertion": lambda: _assertion(token_file)}
 
 
 def ends_at(credential: Certificate) -> float:
@@ -40,39 +42,46 @@ def ends_at(credential: Certificate) -> float:
     Raises:
         Misconfigured: as `for_msal`.
     """
-    data = _read(credential.file)
-    found: x509.Certificate | None
-    try:
-        if _is_pfx(credential):
-            found = pkcs12.load_key_and_certificates(data, _octets(credential.password))[1]
-        else:
-            found = x509.load_pem_x509_certificate(data)
-    except (ValueError, TypeError) as error:
-        raise _unusable(credential) from error
-    if found is None:
-        raise _unusable(credential)
-    return found.not_valid_after_utc.timestamp()
+    return _opened(credential).not_valid_after_utc.timestamp()
+
+
+def _assertion(token_file: str) -> str:
+    text = _read(token_file).decode("latin-1").strip()
+    if not text or not text.isascii():
+        raise Misconfigured(
+            f"the file {token_file} of the app registration must hold a token and nothing else"
+        )
+    return text
 
 
 def _certificate(credential: Certificate) -> dict[str, Any]:
-    # Read here first, because MSAL's own errors would not say which variable is meant.
-    ends_at(credential)
+    # Opened here first, because MSAL's own errors would not say which variable is meant.
+    _opened(credential)
     if _is_pfx(credential):
         return {
             "private_key_pfx_path": credential.file,
             "passphrase": credential.password,
             "public_certificate": True,
         }
-    text = _read(credential.file)
+    # Between its blocks a PEM file may hold names in any charset (RFC 7468 section 2).
+    text = _read(credential.file).decode("latin-1")
+    return {"private_key": text, "public_certificate": text, "passphrase": credential.password}
+
+
+def _opened(credential: Certificate) -> x509.Certificate:
+    """The certificate, once it is sure that its private key is there and can be used."""
+    data, password = _read(credential.file), _octets(credential.password)
     try:
-        load_pem_private_key(text, _octets(credential.password))
-    except (ValueError, TypeError) as error:
+        if _is_pfx(credential):
+            key, found, _ = pkcs12.load_key_and_certificates(data, password)
+        else:
+            key, found = load_pem_private_key(data, password), x509.load_pem_x509_certificate(data)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _unusable(credential) from error
-    return {
-        "private_key": text.decode(),
-        "public_certificate": text.decode(),
-        "passphrase": credential.password,
-    }
+    # MSAL signs with RSA and nothing else.
+    if not isinstance(key, RSAPrivateKey) or found is None or key.public_key() != found.public_key():
+        raise _unusable(credential)
+    return found
 
 
 def _is_pfx(credential: Certificate) -> bool:
@@ -94,6 +103,6 @@ def _read(file: str) -> bytes:
 
 def _unusable(credential: Certificate) -> Misconfigured:
     return Misconfigured(
-        f"{credential.file} must be a PEM file with a private key and its certificate, or a PFX file (.pfx, .p12), and "
-        "CERTIFICATE_PASSWORD must open it when it is encrypted"
+        f"{credential.file} must be a PEM file with a private RSA key and its certificate, or a PFX file (.pfx, .p12), "
+        "and CERTIFICATE_PASSWORD must open it when it is encrypted"
     )

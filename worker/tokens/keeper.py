@@ -15,7 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from worker.errors import MailquayError, NeedsSignIn, RedisUnavailable, Unreachable
+from worker.errors import (
+    AccountTrouble,
+    MailquayError,
+    NeedsSignIn,
+    RedisUnavailable,
+    Throttled,
+    Unreachable,
+)
 from worker.tokens import AccessToken, Grant, Granted, Lock, Stored, spelled
 from worker.tokens.store import TokenStore
 from worker.tokens.verdict import judged, restored
@@ -82,6 +89,10 @@ class Keeper:
         stored = self._loaded(account)
         self._renewed(account, scopes, refused=stored.grant.token(scopes) if stored.grant else None)
 
+    def ask_anew(self, account: str) -> None:
+        """Forget what was noted of a refusal: somebody has mended something and wants to see whether it helped."""
+        self._store.note(account, None, read=self._store.glance(account).version)
+
     def _loaded(self, account: str) -> Stored:
         stored = self._store.load(account)
         if self._signed_in and stored.grant is None:
@@ -129,6 +140,9 @@ class Keeper:
         try:
             granted = self._renew(account, stored.grant, scopes)
         except MailquayError as said:
+            if not isinstance(said, AccountTrouble | Throttled | Unreachable):
+                # A file that cannot be read here says nothing of the account.
+                raise
             error, trouble = judged(said, stored, now)
             self._store.note(account, trouble, read=stored.version)
             if usable:

@@ -6,6 +6,7 @@ text). AADSTS numbers are help for people. Whatever is unknown is somebody's con
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,8 @@ DOUBT_SECONDS = 15 * 60.0
 LATELY_SECONDS = 3 * 86400.0
 """What counts as having worked lately: a token lives for an hour, so a mailbox in use renews every day."""
 _LOOK_AGAIN_SECONDS = 3600.0
+_MENDED_ELSEWHERE_SECONDS = 300.0
+"""An administrator or operator mends things where nobody here sees it, so it is looked at more often."""
 _LONGEST_THROTTLE_SECONDS = 3600.0
 
 # Suberrors as MSAL's classification names them.
@@ -43,13 +46,15 @@ def refusal(
     account: str, answer: Mapping[str, Any], *, status: int = 400, retry_after: float | None = None
 ) -> MailquayError:
     """The error behind an answer of the token endpoint. `retry_after` is what the server asked for, in seconds."""
-    error, suberror = str(answer.get("error", "unknown")), str(answer.get("suberror", ""))
-    codes = answer.get("error_codes") or ()
+    error, suberror = _word(answer, "error") or "unknown", _word(answer, "suberror")
+    listed = answer.get("error_codes")
+    codes = [code for code in listed if isinstance(code, int)] if isinstance(listed, list) else []
     said = f"the identity provider says {error}" + (f"/{suberror}" if suberror else "")
     said += "".join(f" AADSTS{code}" for code in codes) + f" for {account}"
     hint = f": {found}" if (found := help_for(codes)) else ""
     if status == 429 or (retry_after and status >= 500):
-        seconds = min(retry_after or 60.0, _LONGEST_THROTTLE_SECONDS)
+        # In this order NaN counts as one second.
+        seconds = min(max(1.0, retry_after or 60.0), _LONGEST_THROTTLE_SECONDS)
         return Throttled(f"{said}. It is asked again in {seconds:.0f} s", seconds=seconds)
     if status >= 500 or error in _PASSING_ERRORS:
         return Unreachable(f"{said}{hint}. It is tried again")
@@ -68,9 +73,15 @@ def refusal(
     )
 
 
+def _word(answer: Mapping[str, Any], field: str) -> str:
+    """What a provider says in a field that is for programs; whatever cannot be a code (RFC 6749 section 5.2) is nothing."""
+    said = answer.get(field)
+    return said if isinstance(said, str) and re.fullmatch(r"[ !#-\[\]-~]{1,80}", said) else ""
+
+
 def declined(account: str, answer: Mapping[str, Any], *, status: int = 400) -> MailquayError:
     """The error behind a sign-in that came to nothing (RFC 6749 section 4.1.2.1, RFC 8628 section 3.5)."""
-    error = str(answer.get("error", "unknown"))
+    error = _word(answer, "error")
     again = f"Run `mailquay login {account}` again"
     if error in {"authorization_declined", "access_denied"} and not answer.get("suberror"):
         return NeedsSignIn(f"the sign-in as {account} was declined. {again}")
@@ -97,8 +108,10 @@ def judged(error: MailquayError, stored: Stored, now: float) -> tuple[MailquayEr
         wait = min(30.0 * 2 ** (tries - 1), 240.0)
     elif error.retried:
         wait = min(5.0 * 2 ** min(tries - 1, 10), 60.0)
-    else:
+    elif isinstance(error, NeedsSignIn):
         wait = _LOOK_AGAIN_SECONDS
+    else:
+        wait = _MENDED_ELSEWHERE_SECONDS
     return error, Trouble(type(error).__name__, error.sentence, since, tries, now + wait)
 
 

@@ -22,6 +22,8 @@ const ROLES = ['IMAP.AccessAsApp', 'POP.AccessAsApp', 'SMTP.SendAsApp']
 const LOOPBACK = { application_type: 'native', redirect_uris: ['http://localhost', 'http://127.0.0.1'] }
 
 let accessTokenLifetime = bed.access_token_lifetime
+// The grants for which offline access was asked in Google's way.
+const offline = new Set()
 
 function resourceServer (_, resource) {
   const scopes = resource === DELEGATED ? PERMISSIONS : ['.default']
@@ -71,6 +73,11 @@ const provider = new Provider(bed.issuer, {
     }
   },
   rotateRefreshToken: true,
+  // Google's clients say `access_type=offline` instead of a scope.
+  extraParams: ['access_type'],
+  issueRefreshToken: async (_, client, source) =>
+    client.grantTypeAllowed('refresh_token') &&
+    (source.scopes.has('offline_access') || offline.has(source.grantId)),
   scopes: ['openid', 'profile', 'email', 'offline_access'],
   // All of them for whoever asks for `openid`: MSAL never asks for `email`.
   claims: { openid: Object.keys(claimsOf('')) },
@@ -80,6 +87,10 @@ const provider = new Provider(bed.issuer, {
   extraTokenClaims: (_, token) => token.accountId ? { upn: token.accountId } : { idtyp: 'app', roles: ROLES },
   jwks: { keys: [signingKey()] },
   cookies: { keys: [randomBytes(32).toString('hex')] }
+})
+provider.on('authorization.success', ctx => {
+  const { params, session, client } = ctx.oidc
+  if (params.access_type === 'offline') offline.add(session.grantIdFor(client.clientId))
 })
 provider.on('server_error', (_, error) => console.error(error))
 
