@@ -22,7 +22,10 @@ from tests.bed.fixtures import (
     oidc_provider,
     valkey,
 )
+from tests.bed.leaks import Leaks
+from tests.bed.lookout import Lookout, watching
 from tests.bed.processes import descendants, mark_descendants
+from tests.bed.valkey import Valkey
 
 __all__ = [
     "certificates",
@@ -77,8 +80,34 @@ def pytest_configure() -> None:
     hypothesis.settings.load_profile("mailquay")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_leaks(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Lookout]:
+    """Fail the run when a secret of any test is in a log, an error, a file, a Redis value or a process's arguments (P7)."""
+    leaks = Leaks(tmp_path_factory.getbasetemp())
+    with watching(leaks) as lookout:
+        pytestconfig.pluginmanager.register(lookout)
+        yield lookout
+        pytestconfig.pluginmanager.unregister(lookout)
+    leaks.look_into(leaks.root)
+    if found := leaks.found():
+        # The last test's report shows it, because nothing comes later.
+        pytest.fail("secrets leaked:\n" + "\n".join(map(str, found)), pytrace=False)
+
+
 @pytest.fixture(autouse=True)
-def no_process_left_behind() -> Iterator[None]:
+def looked_at(request: pytest.FixtureRequest, no_secret_leaks: Lookout) -> Iterator[None]:
+    """Look at Redis and at processes while it is known which test left them so."""
+    valkey: Valkey | None = None
+    if "valkey" in request.fixturenames:
+        valkey = request.getfixturevalue("valkey")
+    yield
+    no_secret_leaks.between_tests(valkey.journals if valkey else ())
+
+
+@pytest.fixture(autouse=True)
+def no_process_left_behind(looked_at: None) -> Iterator[None]:
     """Fail a test that ends while a process that it started still runs; the process is killed."""
     before = descendants()
     yield

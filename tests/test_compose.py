@@ -18,7 +18,17 @@ from worker.settings import General, load
 from worker.supervisor import Supervisor, roles
 
 ROOT = Path(__file__).parent.parent
-ROLES = ("beat", "puller", "deliverer")
+ROLES = ("beat", "puller", "deliverer", "watcher")
+PUSHED = {
+    "MAILBOX__OFFICE__HOST": "imap.example.com",
+    "MAILBOX__OFFICE__ADDRESS": "office@example.com",
+    "MAILBOX__OFFICE__PASSWORD": "x",
+    "MAILBOX__OFFICE__OUTPUTS": "archive",
+    "MAILBOX__OFFICE__PUSH": "yes",
+    "OUTPUT__ARCHIVE__TYPE": "jsonl",
+    "OUTPUT__ARCHIVE__PATH": "mail.jsonl",
+}
+"""A mailbox for which every role runs."""
 OURS = (*ROLES, "demo")
 # Variables of Celery, which are not settings of ours.
 FOREIGN = {"REMAP_SIGTERM"}
@@ -39,10 +49,11 @@ def services(**environ: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("environ", [{}, {"PULL_CONCURRENCY": "16", "DELIVER_CONCURRENCY": "8"}])
 def test_a_service_runs_the_command_of_its_role(environ: dict[str, str], tmp_path: Path) -> None:
-    """`docker compose up` and `mailquay up` run the same three processes, as many at a time as the settings say."""
+    """`docker compose up` and `mailquay up` run the same processes, as many at a time as the settings say."""
+    programs = {"celery": "celery", "worker.cli": "mailquay"}
     wanted = {
-        role.name: ["celery", *role.command[len((sys.executable, "-m", "celery")) :]]
-        for role in roles(load(environ, cwd=tmp_path))
+        role.name: [programs[role.command[2]], *role.command[3:]]
+        for role in roles(load({**environ, **PUSHED}, cwd=tmp_path))
     }
 
     assert {name: services(**environ)[name]["command"].split() for name in wanted} == wanted
@@ -57,6 +68,14 @@ def test_every_variable_of_the_compose_file_is_a_setting() -> None:
 
     assert (said | asked) - FOREIGN <= names
     assert {"REDIS_URL", "DATA_DIR", "ENV_FILE"} <= said
+
+
+def test_the_watcher_comes_only_with_its_profile() -> None:
+    """Nobody pays for it who lets no mailbox be watched; `up` decides that by itself."""
+    assert {name: said["profiles"] for name, said in services().items() if "profiles" in said} == {
+        "watcher": ["push"],
+        "demo": ["demo"],
+    }
 
 
 def test_workers_are_ended_as_the_supervisor_ends_them(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def _again(kind: type[MailquayError]) -> str:
         return "by itself"
     if not issubclass(kind, AccountTrouble):
         return "every quarter of an hour"
-    _, trouble = judged(kind("refused"), Stored(0), now=0.0)
+    _, trouble = judged(kind("refused"), Stored(0), None, now=0.0)
     return {300.0: "every five minutes", 3600.0: "every hour"}[trouble.again_at]
 
 

@@ -120,7 +120,6 @@ def _credential(
 ) -> CredentialStanding | None:
     """How a credential stands; None when it has no end or nobody knows it. The file of a certificate is read."""
     said, now = quay.settings, quay.clock()
-    section = {"entra": said.entra, "google": said.google, "oidc": said.oidc}[registration.name]
     kind: Kind = "secret"
     ends_at: float | None = None
     match registration.credential:
@@ -131,9 +130,8 @@ def _credential(
             except Misconfigured as error:
                 unreadable = (error.state, error.sentence, tuple(mailboxes), None)
                 return CredentialStanding(registration.name, registration.client_id, kind, *unreadable)
-        case Secret() as secret if secret == section.credential:
-            # The operator has told when the section's own secret ends; a mailbox may have another one.
-            ends_at = section.secret_ends_at
+        case Secret():
+            ends_at = registration.secret_ends_at
     if ends_at is None:
         return None
     return credential_standing(registration, kind, ends_at, mailboxes, days=said.alert.days, now=now)
@@ -150,24 +148,26 @@ def account_standing(
 ) -> AccountStanding:
     """How an account stands by what is stored for it. An end `days` ahead or less is `ending`."""
     person = mailboxes[0].auth == "delegated"
-    ends_at = _sign_in_ends_at(stored, registration) if person and stored.version else None
+    ends_at = _sign_in_ends_at(stored, registration) if person and stored.renewed_at else None
     state, sentence = OK, ""
-    if person and not stored.version:
+    if person and not stored.renewed_at:
         state, sentence = NEVER, f"nobody has signed in as {account} yet. {_run_login(account)}"
-    elif stored.version and stored.client_id != registration.client_id:
+    elif stored.renewed_at and stored.client_id != registration.client_id:
         state = NeedsSignIn.state
         sentence = (
             f"{account} signed in under another app registration than the one configured now. "
             f"{_run_login(account)}"
         )
-    elif stored.trouble and lasting(stored.trouble):
-        error = restored(stored.trouble, now)
+    elif waiting := next(filter(lasting, stored.troubles.values()), None):
+        error = restored(waiting, now)
         state, sentence = error.state, error.sentence
     elif ends_at is not None and ends_at <= now:
         state = NeedsSignIn.state
         sentence = f"the sign-in of {account} ended on {_day(ends_at)}. {_run_login(account)}"
     elif ends_at is not None and ends_at - now <= days * _DAY_SECONDS and not _prolonged_at_each_use(stored):
         state, sentence = ENDING, _ending(account, stored, ends_at)
+    elif passing := next(iter(stored.troubles.values()), None):
+        sentence = passing.sentence
     return AccountStanding(
         account,
         state,
@@ -176,7 +176,7 @@ def account_standing(
         stored.signed_in_at,
         stored.renewed_at,
         ends_at,
-        stored.trouble is not None,
+        bool(stored.troubles),
     )
 
 

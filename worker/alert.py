@@ -29,10 +29,19 @@ from worker.timetable import ALERT
 
 log = structlog.get_logger("alert")
 
-Kind = Literal["account.lost", "account.ending", "credential.ended", "credential.ending", "mailbox.lost"]
+Kind = Literal[
+    "account.lost",
+    "account.ending",
+    "credential.ended",
+    "credential.ending",
+    "mailbox.lost",
+    "mailbox.silent",
+]
 
 _FAILURES = 3
 """A mailbox is lost when it failed so often in a row: servers err, too."""
+_SILENT_SECONDS = 6 * 3600.0
+"""A mailbox that was not pulled for so long is silent, whoever's fault that is."""
 _ANSWER_SECONDS = 10.0
 _TELLING_SECONDS = 30.0
 """After so long a run begins no further call; the next run goes on."""
@@ -48,13 +57,18 @@ _WAITING_STATES = frozenset(
     and not kind.retried
 )
 """States of a mailbox that wait for a person and are not its account's."""
+_WHO: Mapping[str, str] = {
+    kind.state: kind.who
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, MailquayError)
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
     """What people are told; as JSON, the body of the call.
 
-    `id` is `kind:subject`. `sentence` says what to do. `since` is when the reason was first seen, `ends_at` when access ends
+    `id` is `kind:subject`. `who` has to act, and `sentence` says what to do. `since` is when the reason was first seen, `ends_at` when access ends
     or ended, if that is known (Unix seconds).
     """
 
@@ -62,6 +76,7 @@ class Alert:
     kind: Kind
     subject: str
     state: Literal["raised", "cleared"]
+    who: str
     sentence: str
     mailboxes: tuple[str, ...]
     since: float
@@ -99,7 +114,7 @@ def standing_alerts(
 ) -> dict[str, Alert]:
     """Every alert that has a reason now, by its id; one that stood `before` is left as it was raised.
 
-    Who signs in for no enabled mailbox is nobody's trouble.
+    It is raised again when it is somebody else who has to act, or when it has reached further mailboxes. Who signs in for no enabled mailbox is nobody's trouble.
     """
     polled = {one.mailbox: one for one in mailboxes}
     alerts = [
@@ -107,7 +122,15 @@ def standing_alerts(
         *_of_credentials(found, polled, now),
         *_of_mailboxes(mailboxes, before, now),
     ]
-    return {alert.id: before.get(alert.id, alert) for alert in alerts}
+    known = {name for alert in alerts for name in alert.mailboxes}
+    alerts += _of_silence(mailboxes, known, now)
+    return {alert.id: _told(alert, before.get(alert.id)) for alert in alerts}
+
+
+def _told(alert: Alert, before: Alert | None) -> Alert:
+    """The alert as it was raised, when nothing has changed of whom it concerns."""
+    same = before and before.who == alert.who and set(alert.mailboxes) <= set(before.mailboxes)
+    return before if before and same else alert
 
 
 def _of_accounts(
@@ -123,10 +146,13 @@ def _of_accounts(
         # A provider that is down takes nothing back of what it refused before.
         still = account.troubled and _id("account.lost", account.account) in before
         told = (account.account, account.sentence, names)
-        if lost or still:
-            yield _raised("account.lost", *told, now=now, ends_at=account.ends_at)
+        if lost:
+            who = _WHO.get(account.state, "owner")
+            yield _raised("account.lost", who, *told, now=now, ends_at=account.ends_at)
+        elif still:
+            yield before[_id("account.lost", account.account)]
         elif account.state == ENDING:
-            yield _raised("account.ending", *told, now=now, ends_at=account.ends_at)
+            yield _raised("account.ending", "owner", *told, now=now, ends_at=account.ends_at)
 
 
 def _of_credentials(found: Access, polled: Mapping[str, Polled], now: float) -> Iterator[Alert]:
@@ -136,7 +162,9 @@ def _of_credentials(found: Access, polled: Mapping[str, Polled], now: float) -> 
         if names and credential.state in kinds:
             subject = f"{credential.kind} of {credential.client_id}"
             kind = kinds[credential.state]
-            yield _raised(kind, subject, credential.sentence, names, now=now, ends_at=credential.ends_at)
+            yield _raised(
+                kind, "operator", subject, credential.sentence, names, now=now, ends_at=credential.ends_at
+            )
 
 
 def _of_mailboxes(mailboxes: Sequence[Polled], before: Mapping[str, Alert], now: float) -> Iterator[Alert]:
@@ -152,10 +180,26 @@ def _of_mailboxes(mailboxes: Sequence[Polled], before: Mapping[str, Alert], now:
         ]
         # A server that hangs now and then takes nothing back: only a good pull does.
         told = before.get(_id("mailbox.lost", account))
-        still = [one for one in theirs if told and one.mailbox in told.mailboxes and one.standing.failures]
-        if sick := lost or still:
-            names = [one.mailbox for one in sick]
-            yield _raised("mailbox.lost", account, sick[0].standing.sentence, names, now=now)
+        still = [
+            one for one in theirs if told and one.mailbox in told.mailboxes and one.standing.failing_since
+        ]
+        if lost:
+            names = {one.mailbox for one in [*lost, *still]}
+            standing = lost[0].standing
+            who = _WHO[standing.state]
+            yield _raised("mailbox.lost", who, account, standing.sentence, sorted(names), now=now)
+        elif told and still:
+            yield told
+
+
+def _of_silence(mailboxes: Sequence[Polled], known: Collection[str], now: float) -> Iterator[Alert]:
+    """What was not pulled for long for a reason that waits for nobody: a server that is away, or named wrongly."""
+    for one in mailboxes:
+        since = one.standing.failing_since
+        if one.mailbox not in known and since and now - since > _SILENT_SECONDS:
+            hours = f"it was not pulled for {(now - since) / 3600:.0f} hours"
+            sentence = f"{hours}: {one.standing.sentence}"
+            yield _raised("mailbox.silent", "operator", one.mailbox, sentence, [one.mailbox], now=now)
 
 
 def _id(kind: Kind, subject: str) -> str:
@@ -164,6 +208,7 @@ def _id(kind: Kind, subject: str) -> str:
 
 def _raised(
     kind: Kind,
+    who: str,
     subject: str,
     sentence: str,
     mailboxes: Sequence[str],
@@ -172,7 +217,7 @@ def _raised(
     ends_at: float | None = None,
 ) -> Alert:
     return Alert(
-        _id(kind, subject), kind, subject, "raised", sentence, tuple(sorted(mailboxes)), now, ends_at
+        _id(kind, subject), kind, subject, "raised", who, sentence, tuple(sorted(mailboxes)), now, ends_at
     )
 
 

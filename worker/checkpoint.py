@@ -7,8 +7,8 @@ Redis must not make an old mailbox look new. What was noted here too: messages t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any, cast
 
 import orjson
@@ -22,11 +22,15 @@ _PLACES_SECONDS = 8 * 86400
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far one folder is: IMAP has `uidvalidity` and the highest `uid` done, POP3 the set of `uidls` done."""
+    """How far one folder is: IMAP has `uidvalidity` and the highest `uid` done, POP3 the set of `uidls` done.
+
+    `recognise`: it was renumbered and is gone through for the first time since, so what comes may be known already.
+    """
 
     uidvalidity: int | None = None
     uid: int = 0
     uidls: frozenset[str] = field(default=frozenset(), repr=False)
+    recognise: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -49,6 +53,28 @@ class Place:
         return cls(*orjson.loads(text))
 
 
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """What of one folder is still to be gone back over, from the newest down: the uids `low` to `high` of IMAP.
+
+    `top` is where `high` began. POP3 has no `uidvalidity`, and counts messages instead of uids. `since` says what was
+    asked for; `messages` and `octets` are what came so far.
+    """
+
+    uidvalidity: int | None
+    low: int
+    high: int
+    top: int
+    since: str
+    messages: int = 0
+    octets: int = 0
+
+    @property
+    def share(self) -> float:
+        """How much of the way is done, from 0 to 1."""
+        return (self.top - self.high) / max(self.top - self.low + 1, 1)
+
+
 class Checkpoints:
     """The checkpoints of all mailboxes."""
 
@@ -57,19 +83,80 @@ class Checkpoints:
 
     def load(self, mailbox: str, folder: str) -> Checkpoint | None:
         """The checkpoint of a folder; None for one that was never pulled."""
-        text = cast("str | None", self._client.hget(state.checkpoint_key(mailbox), f"folder:{folder}"))
+        names = [f"folder:{folder}", f"recognise:{folder}"]
+        text, mark = cast("list[str | None]", self._client.hmget(state.checkpoint_key(mailbox), names))
         if text is None:
             return None
         uidvalidity, uid = orjson.loads(text)
         uidls = (
             cast("set[str]", self._client.smembers(state.uidls_key(mailbox))) if uidvalidity is None else ()
         )
-        return Checkpoint(uidvalidity, uid, frozenset(uidls))
+        recognise = mark is not None and orjson.loads(mark) == uidvalidity
+        return Checkpoint(uidvalidity, uid, frozenset(uidls), recognise)
+
+    def recognise(self, mailbox: str, folder: str, uidvalidity: int | None) -> None:
+        """Note that a folder was renumbered, before its checkpoint says so; `recognised` ends it."""
+        self._client.hset(
+            state.checkpoint_key(mailbox), f"recognise:{folder}", orjson.dumps(uidvalidity).decode()
+        )
+
+    def recognised(self, mailbox: str, folder: str) -> None:
+        """A renumbered folder was gone through: from now on what comes is new."""
+        self._client.hdel(state.checkpoint_key(mailbox), f"recognise:{folder}")
 
     def known(self, mailbox: str) -> frozenset[str]:
         """The folders of this mailbox that anything was ever recorded of (and not flushed since)."""
-        fields = cast("list[str]", self._client.hkeys(state.checkpoint_key(mailbox)))
-        return frozenset(name.removeprefix("folder:") for name in fields if name.startswith("folder:"))
+        return frozenset(self._fields(mailbox, "folder:"))
+
+    def looked_up(self, mailbox: str) -> frozenset[str]:
+        """The patterns of FOLDERS whose folders have all begun: what fits one of them later is new."""
+        return frozenset(self._fields(mailbox, "pattern:"))
+
+    def note_looked_up(self, fence: int, mailbox: str, patterns: Iterable[str]) -> None:
+        """Record that every folder that fits these patterns now has a checkpoint.
+
+        Raises:
+            LeaseLost: the lease is not held any more.
+        """
+        for pattern in patterns:
+            self._write(fence, mailbox, f"pattern:{pattern}", 1)
+
+    def vanished(self, mailbox: str, gone: Collection[str]) -> frozenset[str]:
+        """Which of the folders that the server no longer lists nobody was told of yet; from now on they were told."""
+        told = self._fields(mailbox, "gone:").keys()
+        new = set(gone) - told
+        if new:
+            self._client.hset(state.checkpoint_key(mailbox), mapping={f"gone:{name}": 1 for name in new})
+        if back := told - set(gone):
+            self._client.hdel(state.checkpoint_key(mailbox), *(f"gone:{name}" for name in back))
+        return frozenset(new)
+
+    def backfills(self, mailbox: str) -> dict[str, Backfill]:
+        """What is still to be gone back over, by folder."""
+        return {
+            folder: Backfill(*orjson.loads(text))
+            for folder, text in sorted(self._fields(mailbox, "backfill:").items())
+        }
+
+    def backfilled(self, mailbox: str) -> frozenset[str]:
+        """The UIDLs that the backfill of a POP3 mailbox is done with."""
+        return frozenset(cast("set[str]", self._client.smembers(state.backfilled_key(mailbox))))
+
+    def move_backfill(
+        self, fence: int, mailbox: str, folder: str, going: Backfill, *, uidls: Sequence[str] = ()
+    ) -> None:
+        """Record how far a backfill is, or begin one; `uidls` are added to those that it is done with.
+
+        Raises:
+            LeaseLost: the lease is not held any more.
+        """
+        key = state.backfilled_key(mailbox)
+        self._write(fence, mailbox, f"backfill:{folder}", astuple(going), uidls=uidls, uidls_key=key)
+
+    def end_backfill(self, mailbox: str, folder: str) -> None:
+        """Forget a backfill: it is done, or a person does not want it any more."""
+        self._client.hdel(state.checkpoint_key(mailbox), f"backfill:{folder}")
+        self._client.delete(state.backfilled_key(mailbox))
 
     def move(
         self,
@@ -86,19 +173,7 @@ class Checkpoints:
         Raises:
             LeaseLost: `fence` is not that of the lease on the mailbox; nothing was recorded.
         """
-        moved = self._client.register_script(state.MOVE_CHECKPOINT)(
-            keys=[
-                state.checkpoint_key(mailbox),
-                state.uidls_key(mailbox),
-                state.lease_key(state.mailbox_lease(mailbox)),
-            ],
-            args=[fence, f"folder:{folder}", orjson.dumps([uidvalidity, uid]), *uidls],
-        )
-        if not moved:
-            raise LeaseLost(
-                "the lease on it is not held any more; the next pull goes on from the last checkpoint",
-                mailbox=mailbox,
-            )
+        self._write(fence, mailbox, f"folder:{folder}", [uidvalidity, uid], uidls=uidls)
 
     def forget_uidls(self, fence: int, mailbox: str, uidls: Sequence[str]) -> None:
         """Forget UIDLs that the server no longer lists, so that the set does not grow for ever."""
@@ -113,12 +188,16 @@ class Checkpoints:
         # The set comes first: if Redis is flushed in between, there are no folders, and not folders without their set.
         uidls = cast("set[str]", self._client.smembers(state.uidls_key(mailbox)))
         fields = cast("dict[str, str]", self._client.hgetall(state.checkpoint_key(mailbox)))
-        folders = {
-            name.removeprefix("folder:"): orjson.loads(text)
-            for name, text in sorted(fields.items())
-            if name.startswith("folder:")
-        }
-        return {"folders": folders, "uidls": sorted(uidls)}
+        exported: dict[str, Any] = {"folders": {}, "uidls": sorted(uidls)}
+        for kind, whole in (("folder:", "folders"), ("pattern:", "patterns"), ("backfill:", "backfills")):
+            found = {
+                name.removeprefix(kind): orjson.loads(text)
+                for name, text in sorted(fields.items())
+                if name.startswith(kind)
+            }
+            if found:
+                exported[whole] = found
+        return exported
 
     def restore(self, fence: int, mailbox: str, exported: Mapping[str, Any]) -> None:
         """Bring back what `export` gave: an older state only means repeats under the same ids.
@@ -129,6 +208,9 @@ class Checkpoints:
         for folder, (uidvalidity, uid) in exported["folders"].items():
             uidls = exported["uidls"] if uidvalidity is None else ()
             self.move(fence, mailbox, folder, uidvalidity=uidvalidity, uid=uid, uidls=uidls)
+        self.note_looked_up(fence, mailbox, exported.get("patterns", ()))
+        for folder, going in exported.get("backfills", {}).items():
+            self.move_backfill(fence, mailbox, folder, Backfill(*going))
 
     def ask_again(self, mailbox: str, places: Iterable[Place]) -> None:
         """Note messages that the next pull must fetch once more."""
@@ -167,6 +249,36 @@ class Checkpoints:
     def settled(self, mailbox: str, places: Iterable[Place]) -> None:
         """Strike messages off the list of `may_settle`."""
         self._remove(state.settle_key(mailbox), places)
+
+    def _fields(self, mailbox: str, kind: str) -> dict[str, str]:
+        """The fields of one kind, without it in their names."""
+        fields = cast("dict[str, str]", self._client.hgetall(state.checkpoint_key(mailbox)))
+        return {name.removeprefix(kind): text for name, text in fields.items() if name.startswith(kind)}
+
+    def _write(
+        self,
+        fence: int,
+        mailbox: str,
+        name: str,
+        value: object,
+        *,
+        uidls: Sequence[str] = (),
+        uidls_key: str | None = None,
+    ) -> None:
+        """Write one field under the fence, and add UIDLs to their set."""
+        written = self._client.register_script(state.MOVE_CHECKPOINT)(
+            keys=[
+                state.checkpoint_key(mailbox),
+                uidls_key or state.uidls_key(mailbox),
+                state.lease_key(state.mailbox_lease(mailbox)),
+            ],
+            args=[fence, name, orjson.dumps(value), *uidls],
+        )
+        if not written:
+            raise LeaseLost(
+                "the lease on it is not held any more; the next pull goes on from the last checkpoint",
+                mailbox=mailbox,
+            )
 
     def _add(self, key: str, places: Iterable[Place]) -> None:
         if texts := [place.dumps() for place in places]:

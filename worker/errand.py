@@ -19,16 +19,20 @@ Ring = Callable[[Ticket], None]
 class Pulled:
     """What one pull did. `busy`: another process holds the mailbox. `more`: the deadline came before the end.
 
-    `failures` are those in a row, this one counted; `again`: the one before failed in the same way.
+    `missing` names folders that are not there while others were pulled. `failures` are those in a row, this one
+    counted; `again`: the one before failed in the same way.
     """
 
     mailbox: str
     messages: int = 0
     octets: int = 0
     batches: int = 0
+    recognised: int = 0
+    withheld: int = 0
     busy: bool = False
     more: bool = False
     trouble: MailquayError | None = None
+    missing: MailquayError | None = None
     failures: int = 0
     again: bool = False
 

@@ -17,7 +17,7 @@ _BEAT_SECONDS = 30.0
 _REMEMBERED_SECONDS = 7 * 86_400
 """Signs of life of hosts that are long gone are forgotten after this."""
 
-ROLES = ("beat", "puller", "deliverer")
+ROLES = ("beat", "puller", "deliverer", "watcher")
 
 
 def sign_of_life(quay: Quay, role: str) -> None:
@@ -46,6 +46,11 @@ def illness(quay: Quay, role: str, *, host: str | None = None) -> str | None:
         return (
             f"beat on {host} has not ticked {since}: no mailbox is called. Look at its log, or start it again"
         )
+    if role == "watcher":
+        # It shows itself three times in the life of a lease.
+        if now - last <= max(_BEAT_SECONDS, quay.lease_seconds):
+            return None
+        return f"the watcher on {host} has not shown itself {since}: new mail waits for the schedule. Start it again"
     patience = quay.settings.stalled_after.total_seconds()
     if now - last <= patience:
         return None

@@ -11,6 +11,7 @@ import structlog
 from worker.errors import MailquayError
 from worker.quay import Quay
 from worker.timetable import KEEP_ALIVE
+from worker.tokens import Stored
 
 log = structlog.get_logger("keep_alive")
 
@@ -19,13 +20,8 @@ def keep_alive(quay: Quay) -> list[str]:
     """Renew the token of every account that was idle for KEEP_ALIVE_AFTER; the accounts that were renewed."""
     renewed: list[str] = []
     for account, mailboxes in sorted(quay.settings.accounts().items()):
-        renewed_at = quay.token_store.glance(account).renewed_at
-        idle = quay.clock() - renewed_at
-        if (
-            mailboxes[0].auth == "app"
-            or not renewed_at
-            or idle < quay.settings.keep_alive_after.total_seconds()
-        ):
+        stored = quay.token_store.glance(account)
+        if mailboxes[0].auth == "app" or not _idle(quay, stored):
             continue
         try:
             quay.keeper(mailboxes[0]).renew(account, mailboxes[0].scopes)
@@ -36,3 +32,11 @@ def keep_alive(quay: Quay) -> list[str]:
     quay.timetable.answered(KEEP_ALIVE)
     log.info("keep_alive.finished", renewed=len(renewed))
     return renewed
+
+
+def _idle(quay: Quay, stored: Stored) -> bool:
+    """Whether a sign-in was left alone for KEEP_ALIVE_AFTER, or for half of its life where its provider told an end."""
+    longest = quay.settings.keep_alive_after.total_seconds()
+    if stored.ends_at:
+        longest = min(longest, (stored.ends_at - stored.renewed_at) / 2)
+    return bool(stored.renewed_at) and quay.clock() - stored.renewed_at >= longest

@@ -23,7 +23,11 @@ def configure(*, level: str, form: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # The pretty one prints local variables, and tokens are among them.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         if console
         else structlog.processors.JSONRenderer()
     )
@@ -36,8 +40,10 @@ def configure(*, level: str, form: str) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     # These speak of every connection and every task; their troubles come as warnings.
-    for noisy in ("httpx2", "httpcore2", "httpx", "msal", "urllib3", "celery", "kombu"):
+    for noisy in ("httpx2", "httpcore2", "httpx", "urllib3", "celery", "kombu"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    # It logs a whole answer that it cannot read, refresh token included; what it means is said by worker.tokens.
+    logging.getLogger("msal").setLevel(logging.CRITICAL)
     logging.getLogger("celery.worker.consumer").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -10,10 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from worker.errors import LoginRefused, MailquayError, NotConnected, TokenTooLong, Unreachable
+from worker.errors import (
+    LoginRefused,
+    MailquayError,
+    NotConnected,
+    SessionExpired,
+    TokenTooLong,
+    Unreachable,
+)
 from worker.mailbox import Mailbox
 from worker.quay import Quay
-from worker.sources import Credentials, Source
+from worker.sources import Credentials, Source, sasl
 from worker.sources.providers import CLOUDS, PERMISSIONS
 from worker.tokens import AccessToken
 from worker.tokens.claims import Wanted, decoded, misfits
@@ -33,8 +40,12 @@ class Session:
 
 
 @contextmanager
-def logged_in(quay: Quay, mailbox: Mailbox, *, ended: AccessToken | None = None) -> Iterator[Session]:
+def logged_in(
+    quay: Quay, mailbox: Mailbox, *, ended: AccessToken | None = None, insist: bool = False
+) -> Iterator[Session]:
     """A session with a mailbox's server for the length of the block. `ended` is a token that it has just called expired.
+
+    With `insist` a person waits: a refused token is replaced in any case.
 
     Exchange Online may take a token and refuse at the first folder, so a refusal in the block counts as one of the login.
 
@@ -43,7 +54,7 @@ def logged_in(quay: Quay, mailbox: Mailbox, *, ended: AccessToken | None = None)
         LoginRefused, NotConnected, TokenTooLong: the server refuses it, and another token did not help.
         MailquayError: whatever the source finds wrong with the server.
     """
-    session = _log_in(quay, mailbox, ended)
+    session = _log_in(quay, mailbox, ended, insist=insist)
     try:
         yield session
     except NotConnected as refused:
@@ -52,20 +63,20 @@ def logged_in(quay: Quay, mailbox: Mailbox, *, ended: AccessToken | None = None)
         session.source.close()
 
 
-def _log_in(quay: Quay, mailbox: Mailbox, ended: AccessToken | None) -> Session:
+def _log_in(quay: Quay, mailbox: Mailbox, ended: AccessToken | None, *, insist: bool) -> Session:
     if mailbox.auth == "password":
         assert mailbox.password is not None
         secret = mailbox.password.get_secret_value()
-        return Session(quay.connect(mailbox, Credentials(mailbox.username, secret, bearer=False)), None)
+        return Session(_connected(quay, mailbox, Credentials(mailbox.username, secret, bearer=False)), None)
     keeper, account = quay.keeper(mailbox), quay.settings.account(mailbox)
     token = (ended and keeper.another(account, mailbox.scopes, ended)) or keeper.access(
         account, mailbox.scopes
     )
     try:
         return _with(quay, mailbox, token)
-    except LoginRefused as refused:
+    except (LoginRefused, SessionExpired) as refused:
         # The token may have been revoked, or lack what its owner has been given meanwhile.
-        another = keeper.another(account, mailbox.scopes, token)
+        another = keeper.another(account, mailbox.scopes, token, insist=insist)
         if another is None:
             raise diagnosed(quay, mailbox, token, refused) from refused
     try:
@@ -75,14 +86,27 @@ def _log_in(quay: Quay, mailbox: Mailbox, ended: AccessToken | None) -> Session:
 
 
 def _with(quay: Quay, mailbox: Mailbox, token: AccessToken) -> Session:
-    return Session(quay.connect(mailbox, Credentials(mailbox.username, token.secret)), token)
+    return Session(_connected(quay, mailbox, Credentials(mailbox.username, token.secret)), token)
+
+
+def _connected(quay: Quay, mailbox: Mailbox, credentials: Credentials) -> Source:
+    """A session with the server. One that repeats the command it refuses must not bring a secret into a sentence."""
+    try:
+        return quay.connect(mailbox, credentials)
+    except MailquayError as error:
+        if sasl.repeated(error.sentence, credentials, mailbox.endpoint):
+            error.sentence = (
+                f"{mailbox.endpoint.host} refused, and repeated what was sent; its words are not shown"
+            )
+            error.args = (error.sentence,)
+        raise
 
 
 def diagnosed(
-    quay: Quay, mailbox: Mailbox, token: AccessToken | None, refused: LoginRefused
+    quay: Quay, mailbox: Mailbox, token: AccessToken | None, refused: LoginRefused | SessionExpired
 ) -> MailquayError:
     """The same refusal, with everything that the token and the past say about it."""
-    if token is None:
+    if token is None or isinstance(refused, SessionExpired):
         return refused
     if mailbox.protocol == "pop3" and len(token.secret) > _POP3_TOKEN_LIMIT:
         return TokenTooLong(

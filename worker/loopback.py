@@ -92,7 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _take(self, text: str) -> None:
         answer = dict(parse_qsl(text))
-        ours = "state" in answer and answer["state"] == self.server.expected
+        # The first answer counts: whoever saw the address could send another one behind it.
+        ours = not self.server.arrived.is_set() and urlsplit(self.path).path == "/"
+        ours = ours and "state" in answer and answer["state"] == self.server.expected
         self.send_response(200 if ours else 404)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         # The code must not travel on in a Referer, nor wait in a cache.

@@ -29,6 +29,7 @@ from pydantic import (
 from pipelines.options import FilePath, Flag, Form, Names, Options
 from worker import env
 from worker.every import Every, read_every, write_every
+from worker.folders import choose, patterns, plain, spelled
 from worker.sources import Endpoint
 from worker.sources.providers import (
     CLOUDS,
@@ -158,6 +159,9 @@ _Since = Annotated[Since, BeforeValidator(read_since), Form("now, all, days or d
 _After = Annotated[After, BeforeValidator(read_after), Form("keep, seen, move:FOLDER or delete", write_after)]
 
 
+Day = Annotated[date, Form("date")]
+
+
 def _expected_auth(data: Mapping[str, Any]) -> Auth:
     return PROVIDERS[data.get("provider", "generic")].auths[0]
 
@@ -245,6 +249,11 @@ class Mailbox(Options):
         default=None,
         description="Secret of CLIENT_ID, when it has one; better in a file named by CLIENT_SECRET_FILE.",
     )
+    client_secret_expires: Day | None = Field(
+        default=None,
+        description="Day on which CLIENT_SECRET ends, so that you are warned.",
+        examples=["2027-06-30"],
+    )
     scopes: Names = Field(
         default=(),
         validate_default=True,
@@ -281,8 +290,15 @@ class Mailbox(Options):
     )
     folders: Annotated[Names, Field(min_length=1)] = Field(
         default=("INBOX",),
-        description="Folders that are pulled; POP3 knows only INBOX.",
-        examples=["INBOX,Junk Email"],
+        description="Folders that are pulled: names, patterns with `*` (any letters) and `%` (any but `/`), and "
+        "exclusions with `!`; `/` parts levels. POP3 knows only INBOX.",
+        examples=["INBOX,Projects/*,!Projects/Old"],
+    )
+    push: Flag = Field(
+        default=False,
+        description="`yes` keeps a connection in which the server announces new mail in the first of FOLDERS, so that it is "
+        "pulled within a second; IMAP only. EVERY counts as before.",
+        examples=["yes"],
     )
     since: _Since = Field(
         default=Since("now"),
@@ -293,6 +309,12 @@ class Mailbox(Options):
         default=After("keep"),
         description="What happens on the server to a message that was handed over; POP3 can keep or delete.",
         examples=["move:Done"],
+    )
+    recognize: Flag = Field(
+        default=True,
+        description="When the server gives all messages new numbers, pass over those that were handed over already, by "
+        "their content. `no` delivers everything again under new ids, and keeps no digests.",
+        examples=["no"],
     )
     outputs: Annotated[Names, Field(min_length=1)] = Field(
         description="Outputs that get every message.", examples=["crm,archive"]
@@ -387,16 +409,28 @@ class Mailbox(Options):
     def _check_folders(cls, folders: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if info.data.get("protocol") == "pop3" and [name.upper() for name in folders] != ["INBOX"]:
             raise ValueError("POP3 knows only INBOX; remove it, or set PROTOCOL=imap")
-        return tuple(_printable(name) for name in folders)
+        if not (plain(folders) or patterns(folders)):
+            raise ValueError("excludes folders and names none to pull; add one, or *")
+        return tuple(dict.fromkeys(spelled(_printable(name)) for name in folders))
+
+    @field_validator("push")
+    @classmethod
+    def _check_push(cls, push: bool, info: ValidationInfo) -> bool:
+        if push and info.data.get("protocol") == "pop3":
+            raise ValueError("POP3 cannot announce new mail; remove it, or set PROTOCOL=imap")
+        return push
 
     @field_validator("after")
     @classmethod
     def _check_after(cls, after: After, info: ValidationInfo) -> After:
         if info.data.get("protocol") == "pop3" and after.action in {"seen", "move"}:
             raise ValueError("POP3 can only keep or delete")
-        if after.folder and after.folder.lower() in map(str.lower, info.data.get("folders", ())):
+        folders = info.data.get("folders", ())
+        if after.folder and after.folder.lower() in map(str.lower, choose(folders, [spelled(after.folder)])):
             # Every moved message would be new again at the next pull, without an end.
-            raise ValueError("moves messages into a folder that is pulled; name one that FOLDERS does not")
+            raise ValueError(
+                "moves messages into a folder that is pulled; name another, or exclude it with !"
+            )
         return after
 
     @field_validator("outputs", "stages")

@@ -1,6 +1,7 @@
 """Pull every mailbox once and deliver until nothing is due, without a broker: for cron, scripts and benchmarks.
 
-The same pull and the same deliver as the workers, in a pool of processes, one a core; leases, checkpoints and tokens
+The same pull and the same deliver as the workers, in a pool of processes, one a core (a mailbox that is only pulled
+needs no other process); leases, checkpoints and tokens
 live in Redis as always. A bell is a message to the parent process.
 """
 
@@ -65,7 +66,9 @@ def run(
     """
     totals = Totals()
     left = set(mailboxes)
-    for _ in range(_DEATHS):
+    if not drain and len(left) == 1:
+        _pull_here(quay, left.pop(), totals, progress)
+    for _ in range(_DEATHS if left or drain else 0):
         try:
             _work(quay, left, totals, drain=drain, progress=progress)
             break
@@ -88,6 +91,17 @@ def run(
     except RedisUnavailable as error:
         totals.note(error.sentence)
     return totals
+
+
+def _pull_here(quay: Quay, mailbox: str, totals: Totals, progress: Progress) -> None:
+    """Pull one mailbox in this process: starting others would take longer than most pulls."""
+
+    def ring(ticket: Ticket) -> None:
+        totals.pulled += ticket.messages
+        progress(totals)
+
+    _count(totals, pull_mailbox(quay, quay.settings.mailboxes[mailbox], ring=ring))
+    totals.pulled = totals.arrived
 
 
 def _work(quay: Quay, left: set[str], totals: Totals, *, drain: bool, progress: Progress) -> None:
@@ -165,8 +179,8 @@ def _count(totals: Totals, result: Pulled | Delivered | None) -> None:
         totals.arrived += result.messages
         if result.busy:
             totals.note(f"{result.mailbox}: another process is pulling it")
-        if result.trouble:
-            totals.note(f"{result.mailbox}: {result.trouble.sentence}")
+        for trouble in filter(None, (result.trouble, result.missing)):
+            totals.note(f"{result.mailbox}: {trouble.sentence}")
     elif result:
         totals.delivered += result.done
         totals.failed += result.failed

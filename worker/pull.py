@@ -14,16 +14,20 @@ from dataclasses import replace
 import structlog
 
 from worker import state
-from worker.bring import bring, bring_again
-from worker.checkpoint import Checkpoint, Place
+from worker.backfill import go_back
+from worker.begin import recall, remember, renumbered
+from worker.bring import bring, bring_again, bring_withheld
+from worker.checkpoint import Place
 from worker.errand import Errand, Pulled, Ring
-from worker.errors import MailquayError, RedisUnavailable, SessionExpired
+from worker.errors import MailquayError, RedisUnavailable, SessionExpired, Throttled
 from worker.lease import held
 from worker.login import Session, logged_in
 from worker.mailbox import Mailbox
 from worker.quay import Quay
+from worker.route import calls
+from worker.route import opened as opened_folders
 from worker.settle import settle
-from worker.sources import Opened, Source
+from worker.sources import Source
 from worker.standing import parking
 from worker.timetable import pull_entry
 from worker.tokens import AccessToken
@@ -46,8 +50,10 @@ def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("i
             if lease is None:
                 pulled.busy = True
                 return pulled
+            if mailbox.push:
+                quay.news.taken(mailbox.name)
             _pull_over_sessions(Errand(quay, mailbox, lease, ring, deadline, pulled))
-            quay.standings.well(mailbox.name, quay.clock())
+            _stand_well(quay, pulled)
     except MailquayError as error:
         pulled.trouble = error
     if not isinstance(pulled.trouble, RedisUnavailable):
@@ -87,74 +93,47 @@ def _within(errand: Errand, session: Session) -> Errand:
 
 
 def _pull(errand: Errand, source: Source) -> None:
-    quay, mailbox = errand.quay, errand.mailbox
     try:
-        _recall(errand)
-        settled: list[Place] = []
-        for folder in mailbox.folders:
-            opened = source.open(folder, writable=mailbox.after.action != "keep")
-            checkpoint = _checkpoint(errand, source, opened)
-            bring_again(errand, source, opened)
-            for window in source.new(opened, after=checkpoint.uid, seen=checkpoint.uidls):
-                bring(errand, source, opened, window)
-                if errand.pulled.more:
-                    return
-            settled += settle(errand, source, opened)
-            quay.checkpoints.forget_uidls(
-                errand.lease.fence, mailbox.name, source.gone(opened, checkpoint.uidls)
-            )
-        source.finish()
-        quay.checkpoints.settled(mailbox.name, settled)
+        recall(errand)
+        settled = _pull_new(errand, source)
+        # New mail first, and again after every turn at what is old.
+        while not errand.pulled.more:
+            if not go_back(errand, source):
+                source.finish()
+                errand.quay.checkpoints.settled(errand.mailbox.name, settled)
+                return
+            settled += _pull_new(errand, source)
     finally:
-        if errand.pulled.batches:
-            _remember(errand)
+        if errand.pulled.batches or errand.pulled.recognised or errand.pulled.withheld:
+            remember(errand)
 
 
-def _recall(errand: Errand) -> None:
-    """Bring checkpoints back that a flushed Redis has lost: else an old mailbox would look new and skip its mail."""
-    quay, name = errand.quay, errand.mailbox.name
-    unknown = set(errand.mailbox.folders) - quay.checkpoints.known(name)
-    note = quay.spool.recall(name) if unknown else None
-    if note and (lost := {folder: at for folder, at in note["folders"].items() if folder in unknown}):
-        log.warning(
-            "checkpoint.restored", mailbox=name, reason="Redis had lost it; repeats carry the same ids"
-        )
-        quay.checkpoints.restore(errand.lease.fence, name, {**note, "folders": lost})
+def _pull_new(errand: Errand, source: Source) -> list[Place]:
+    """Pull what is new in each folder, and settle; returns what is to be struck off when the session has ended well."""
+    checkpoints, name = errand.quay.checkpoints, errand.mailbox.name
+    settled: list[Place] = []
+    for opened, checkpoint in opened_folders(errand, source, calls(errand, source)):
+        bring_again(errand, source, opened)
+        recognise = renumbered(errand, source, opened, checkpoint)
+        for window in source.new(opened, after=checkpoint.uid, seen=checkpoint.uidls):
+            bring(errand, source, opened, window, recognise=recognise)
+            if errand.pulled.more:
+                return settled
+            bring_withheld(errand, source, opened)
+        bring_withheld(errand, source, opened)
+        if recognise:
+            checkpoints.recognised(name, opened.folder)
+        settled += settle(errand, source, opened)
+        checkpoints.forget_uidls(errand.lease.fence, name, source.gone(opened, checkpoint.uidls))
+    return settled
 
 
-def _remember(errand: Errand) -> None:
-    """Keep a copy of the checkpoints beside the spool, unless Redis was flushed meanwhile: then the old copy counts."""
-    exported = errand.quay.checkpoints.export(errand.mailbox.name)
-    if exported["folders"]:
-        errand.quay.spool.remember(errand.mailbox.name, exported)
-
-
-def _checkpoint(errand: Errand, source: Source, opened: Opened) -> Checkpoint:
-    """How far this folder is; a new one begins where SINCE says, and that is recorded before anything else."""
-    quay, mailbox = errand.quay, errand.mailbox
-    found = quay.checkpoints.load(mailbox.name, opened.folder)
-    if found and found.uidvalidity == opened.uidvalidity:
-        return found
-    uid, uidls = 0, frozenset[str]()
-    if found:
-        # RFC 3501 section 2.3.1.1: the old uids mean nothing any more. All is pulled again, so that nothing is lost.
-        log.warning("folder.renumbered", mailbox=mailbox.name, folder=opened.folder, reason="new UIDVALIDITY")
-    elif mailbox.since.kind != "all":
-        start = mailbox.since.start(quay.now())
-        uid, uidls = source.start(opened, start.date() if start and mailbox.since.kind != "now" else None)
-    # The note comes first: were Redis flushed between the two, SINCE=now would begin later and skip mail.
-    note = quay.checkpoints.export(mailbox.name)
-    note["folders"][opened.folder] = [opened.uidvalidity, uid]
-    quay.spool.remember(mailbox.name, {**note, "uidls": sorted({*note["uidls"], *uidls})})
-    quay.checkpoints.move(
-        errand.lease.fence,
-        mailbox.name,
-        opened.folder,
-        uidvalidity=opened.uidvalidity,
-        uid=uid,
-        uidls=sorted(uidls),
-    )
-    return Checkpoint(opened.uidvalidity, uid, uidls)
+def _stand_well(quay: Quay, pulled: Pulled) -> None:
+    """Record that all went well, but for folders that are missing: that is logged when it is new."""
+    before = quay.standings.of(pulled.mailbox).sentence
+    quay.standings.well(pulled.mailbox, quay.clock(), but=pulled.missing)
+    if pulled.missing and pulled.missing.sentence != before:
+        log.warning("folder.missing", mailbox=pulled.mailbox, reason=pulled.missing.sentence)
 
 
 def _park(quay: Quay, mailbox: Mailbox, error: MailquayError) -> int:
@@ -162,7 +141,9 @@ def _park(quay: Quay, mailbox: Mailbox, error: MailquayError) -> int:
     now = quay.clock()
     failures = quay.standings.ill(mailbox.name, now, error)
     if wait := parking(error, failures):
-        quay.timetable.park(pull_entry(mailbox.name), now + wait * quay.jitter())
+        # What a server asked for is the least: those that were throttled together come back one after the other.
+        factor = 1.5 - quay.jitter() / 2 if isinstance(error, Throttled) else quay.jitter()
+        quay.timetable.park(pull_entry(mailbox.name), now + wait * factor)
     return failures
 
 
@@ -172,6 +153,8 @@ def _report(pulled: Pulled, seconds: float) -> None:
         "messages": pulled.messages,
         "octets": pulled.octets,
         "batches": pulled.batches,
+        "recognised": pulled.recognised,
+        "withheld": pulled.withheld,
         "more": pulled.more,
         "seconds": round(seconds, 3),
     }

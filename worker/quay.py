@@ -25,14 +25,20 @@ from worker.checkpoint import Checkpoints
 from worker.errors import Misconfigured
 from worker.lease import held
 from worker.mailbox import Mailbox
+from worker.news import News
+from worker.recognise import Handed
+from worker.repair import Repairs
 from worker.settings import Settings
-from worker.sources import Credentials, Source
+from worker.sources import Credentials, Listener, Source
+from worker.sources.idle import IdleSession
+from worker.sources.idle_wire import Authorities
 from worker.sources.imap import ImapSource
 from worker.sources.pop3 import Pop3Source
 from worker.spool import Spool
 from worker.spool.file import FileSpool
 from worker.standing import Standings
 from worker.timetable import Timetable
+from worker.tokens.copies import Copies
 from worker.tokens.entra import Entra
 from worker.tokens.keeper import Keeper
 from worker.tokens.seal import KeyFile, Seal
@@ -66,7 +72,9 @@ class Quay:
         self.lease_seconds = settings.lease_ttl.total_seconds()
         self.timetable = Timetable(self.client)
         self.checkpoints = Checkpoints(self.client)
+        self.handed = Handed(self.client)
         self.standings = Standings(self.client)
+        self.news = News(self.client)
         self._outputs: dict[str, Output] = {}
         self._pipelines: dict[str, Pipeline] = {}
 
@@ -76,6 +84,11 @@ class Quay:
         return FileSpool(
             self.settings.data_dir / "spool", disk_free_min=self.settings.disk_free_min, clock=self.clock
         )
+
+    @property
+    def repairs(self) -> Repairs:
+        """The repair queues, beside the spool."""
+        return Repairs(self.spool)
 
     @cached_property
     def token_keys(self) -> KeyFile:
@@ -87,7 +100,8 @@ class Quay:
     def token_store(self) -> TokenStore:
         """The sealed grants."""
         in_clear = self.settings.dangerously_store_tokens_in_clear
-        return TokenStore(self.client, Seal(self.token_keys, in_clear=in_clear))
+        copies = Copies(self.settings.data_dir / "tokens")
+        return TokenStore(self.client, Seal(self.token_keys, in_clear=in_clear), copies)
 
     def now(self) -> datetime:
         """The clock as an aware moment."""
@@ -123,6 +137,16 @@ class Quay:
             message_max=self.settings.message_max,
             answer_seconds=self._answer_seconds,
             clock=time.monotonic,
+        )
+
+    @cached_property
+    def _authorities(self) -> Authorities:
+        return Authorities()
+
+    async def listen(self, mailbox: Mailbox, folder: str, credentials: Credentials) -> Listener:
+        """A session with the mailbox's server, signed in, that waits for new mail in one folder."""
+        return await IdleSession.begun(
+            mailbox.endpoint, credentials, folder, self._authorities, answer_seconds=self._answer_seconds
         )
 
     def pipeline(self, mailbox: str) -> Pipeline:

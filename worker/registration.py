@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 
-from pipelines.options import Form, Options
+from pipelines.options import Options
 from worker.errors import Misconfigured
-from worker.mailbox import Issuer, LocalFile, LocalPath, Mailbox, Tenant, Text, lower
+from worker.mailbox import Day, Issuer, LocalFile, LocalPath, Mailbox, Tenant, Text, lower
 from worker.sources.providers import CLOUDS, PROVIDERS, CloudName, RegistrationName
 from worker.tokens import Certificate, Credential, Federated, Registration, Secret
 
@@ -26,6 +26,11 @@ def _authority(url: str) -> str:
             "must be a whole address with its tenant, such as https://login.microsoftonline.com/TENANT"
         )
     return url.rstrip("/")
+
+
+def midnight(day: date | None) -> float | None:
+    """The beginning of a day in UTC, in Unix seconds."""
+    return None if day is None else datetime.combine(day, time(), UTC).timestamp()
 
 
 class AppRegistration(Options):
@@ -42,7 +47,7 @@ class AppRegistration(Options):
         default=None,
         description="Secret of a confidential client; better in a file named by CLIENT_SECRET_FILE.",
     )
-    client_secret_expires: Annotated[date, Form("date")] | None = Field(
+    client_secret_expires: Day | None = Field(
         default=None,
         description="Day on which the secret ends, so that you are warned; no provider tells it.",
         examples=["2027-06-30"],
@@ -57,12 +62,6 @@ class AppRegistration(Options):
     def credential(self) -> Credential | None:
         """What the application proves itself with; None for a public client."""
         return None if self.client_secret is None else Secret(self.client_secret.get_secret_value())
-
-    @property
-    def secret_ends_at(self) -> float | None:
-        """The beginning of the day on which the secret ends, in Unix seconds."""
-        day = self.client_secret_expires
-        return None if day is None else datetime.combine(day, time(), UTC).timestamp()
 
 
 class Entra(AppRegistration):
@@ -165,11 +164,14 @@ def registration_for(mailbox: Mailbox, *, entra: Entra, google: Google, oidc: Oi
             f"no app registration signs in for it: neither its own CLIENT_ID nor {prefix}CLIENT_ID is set",
             mailbox=mailbox.name,
         )
+    credential: Credential | None = None
+    ends_at: float | None = None
     if mailbox.client_secret is not None:
-        credential: Credential | None = Secret(mailbox.client_secret.get_secret_value())
-    else:
+        credential = Secret(mailbox.client_secret.get_secret_value())
+        ends_at = midnight(mailbox.client_secret_expires)
+    elif client_id == section.client_id:
         # The section's credential belongs to the section's client.
-        credential = section.credential if client_id == section.client_id else None
+        credential, ends_at = section.credential, midnight(section.client_secret_expires)
     if credential is None and (mailbox.auth == "app" or section.name == "google"):
         what = "Google" if section.name == "google" else "AUTH=app"
         raise Misconfigured(
@@ -191,4 +193,4 @@ def registration_for(mailbox: Mailbox, *, entra: Entra, google: Google, oidc: Oi
                 )
             authority, claims = issuer, (section.username_claim,)
     ca_file = None if section.ca_file is None else str(section.ca_file)
-    return Registration(section.name, client_id, authority, claims, credential, ca_file)
+    return Registration(section.name, client_id, authority, claims, credential, ca_file, ends_at)

@@ -258,7 +258,9 @@ class Settings(General):
         if mailbox.auth != "app":
             return mailbox.account
         said = self.registration(mailbox)
-        return f"app:{said.client_id}@{urlsplit(said.authority).path.strip('/') or said.authority}"
+        # A tenant's name says enough; elsewhere two issuers may differ in the host alone.
+        where = said.authority.rpartition("/")[2] if said.name == "entra" else said.authority
+        return f"app:{said.client_id}@{where}"
 
     def accounts(self) -> dict[str, list[Mailbox]]:
         """Everybody who signs in with OAuth, without regard to case, with the mailboxes."""
@@ -305,6 +307,7 @@ def load(environ: Mapping[str, str], *, cwd: Path) -> Settings:
 def _registration_problems(mailboxes: Mapping[str, Mailbox], **sections: Any) -> Iterator[Problem]:
     """Mailboxes for which no application can sign in, and accounts that would have to sign in twice."""
     seen: dict[str, tuple[str, Registration]] = {}
+    proven: dict[tuple[str, str], tuple[str, Registration]] = {}
     for name, mailbox in mailboxes.items():
         if mailbox.auth == "password":
             continue
@@ -314,6 +317,15 @@ def _registration_problems(mailboxes: Mapping[str, Mailbox], **sections: Any) ->
         except Misconfigured as error:
             yield Problem(variable, error.sentence)
             continue
+        other, theirs = proven.setdefault(
+            (registration.client_id, registration.authority), (name, registration)
+        )
+        if theirs.credential != registration.credential:
+            # A wrong one would be tried with the right one's account, and stop the mailboxes of both.
+            yield Problem(
+                f"MAILBOX__{name.upper()}__CLIENT_SECRET",
+                f"is not what the mailbox {other} proves the same application with; let both use one",
+            )
         if mailbox.auth == "app":
             continue
         other, theirs = seen.setdefault(mailbox.account.casefold(), (name, registration))

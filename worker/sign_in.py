@@ -7,6 +7,7 @@ waited for it are due again at once. It speaks to a person through its caller on
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -125,15 +126,19 @@ def _keep(quay: Quay, begun: Begun, granted: Granted) -> None:
     mailboxes = _mailboxes(quay, begun.account)
     client_id = quay.settings.registration(mailboxes[0]).client_id
     store = quay.token_store
-    while not store.swap(
-        begun.account,
-        granted.grant,
-        read=store.glance(begun.account).version,
-        now=quay.clock(),
-        ends_at=granted.ends_at,
-        client_id=client_id,
-        signed_in=True,
-    ):
+
+    def swap() -> bool:
+        return store.swap(
+            begun.account,
+            granted.grant,
+            read=store.glance(begun.account).version,
+            now=quay.clock(),
+            ends_at=granted.ends_at,
+            client_id=client_id,
+            signed_in=True,
+        )
+
+    while not store.outlasting(swap, clock=quay.clock, sleep=time.sleep):
         continue
     for mailbox in mailboxes:
         quay.timetable.park(pull_entry(mailbox.name), quay.clock())

@@ -16,7 +16,7 @@ from worker.errors import AccountTrouble, MailquayError, Throttled
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A mailbox as it stands. Times are Unix seconds, 0 for never; `failures` are those in a row."""
+    """A mailbox as it stands. Times are Unix seconds, 0 for never; `failures` are those in a row and of one kind, `failing_since` is the first of any."""
 
     state: str = "new"
     sentence: str = ""
@@ -26,6 +26,7 @@ class Standing:
     pulled: int = 0
     delivered: int = 0
     failed: int = 0
+    failing_since: float = 0
 
 
 def parking(error: MailquayError, failures: int) -> float:
@@ -60,15 +61,25 @@ class Standings:
             pulled=int(found.get("pulled", 0)),
             delivered=int(found.get("delivered", 0)),
             failed=int(found.get("failed", 0)),
+            failing_since=float(found.get("failing_since", 0)),
         )
 
-    def well(self, mailbox: str, now: float) -> None:
-        """A pull went well."""
-        self._set(mailbox, {"state": "ok", "sentence": "", "failures": 0, "pulled_at": now, "tried_at": now})
+    def well(self, mailbox: str, now: float, *, but: MailquayError | None = None) -> None:
+        """A pull went well, `but` for what a person should know: that neither counts as a failure nor parks."""
+        state, sentence = (but.state, but.sentence) if but else ("ok", "")
+        fields: dict[str, str | float] = {"state": state, "sentence": sentence, "failures": 0}
+        self._set(mailbox, {**fields, "failing_since": 0, "pulled_at": now, "tried_at": now})
 
     def ill(self, mailbox: str, now: float, error: MailquayError) -> int:
-        """A pull failed; returns how often in a row."""
-        self._set(mailbox, {"state": error.state, "sentence": error.sentence, "tried_at": now})
+        """A pull failed; returns how often in a row it did so in this way.
+
+        A night without a token must not count against the first refused login of the morning.
+        """
+        before = self.of(mailbox)
+        fields: dict[str, str | float] = {"state": error.state, "sentence": error.sentence, "tried_at": now}
+        if before.state != error.state:
+            fields["failures"] = 0
+        self._set(mailbox, {**fields, "failing_since": before.failing_since or now})
         return self.count(mailbox, "failures", 1)
 
     def count(self, mailbox: str, counter: str, more: int) -> int:

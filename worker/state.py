@@ -27,6 +27,12 @@ RUNG = PREFIX + "rung"
 """Hash: schedule entry -> `first_ms:last_ms`, when its bell was rung; deleted when the work was done."""
 FENCE = PREFIX + "fence"
 """Hash: leased thing -> the highest fence ever given out for it."""
+NEWS = PREFIX + "news"
+"""Set: mailboxes whose server announced new mail after the last pull began."""
+WATCHERS = PREFIX + "watchers"
+"""Sorted set: watcher -> Unix milliseconds at which it counts as dead, unless it shows itself before."""
+WATCHED = PREFIX + "watched"
+"""Hash: mailbox -> the watcher that watches it, if that one is alive."""
 ALERTS = PREFIX + "alerts"
 """Hash: id of an alert that stands -> its JSON as it was raised."""
 UNTOLD_ALERTS = PREFIX + "untold_alerts"
@@ -44,13 +50,28 @@ def mailbox_lease(mailbox: str) -> str:
 
 
 def checkpoint_key(mailbox: str) -> str:
-    """Hash: `folder:NAME` -> JSON of the checkpoint of that folder."""
+    """Hash: `folder:NAME` -> JSON of the checkpoint of that folder; beside it what is known of the folders.
+
+    `recognise:NAME` -> JSON of the UIDVALIDITY under which a renumbered folder is gone through for the first time;
+    `backfill:NAME` -> JSON of what is still to be gone back over; `pattern:WORD` -> there once a word of FOLDERS was
+    looked up; `gone:NAME` -> there while a folder is no longer listed and people have been told.
+    """
     return f"{PREFIX}checkpoint:{{{mailbox}}}"
 
 
 def uidls_key(mailbox: str) -> str:
     """Set: the UIDLs that a POP3 mailbox has handed over."""
     return f"{PREFIX}uidls:{{{mailbox}}}"
+
+
+def backfilled_key(mailbox: str) -> str:
+    """Set: the UIDLs that a backfill of a POP3 mailbox is done with; gone when it has ended."""
+    return f"{PREFIX}backfilled:{{{mailbox}}}"
+
+
+def handed_key(mailbox: str) -> str:
+    """Sorted set: short digest of a message that was handed over -> when, in Unix seconds. Bounded, and it expires."""
+    return f"{PREFIX}handed:{{{mailbox}}}"
 
 
 def again_key(mailbox: str) -> str:
@@ -87,7 +108,7 @@ def token_key(account: str) -> str:
     """Hash: what is stored for an account.
 
     `version`, `blob` (the sealed grant), `signed_in_at`, `renewed_at`, `ends_at` (Unix seconds), `client_id`, and
-    `trouble` (JSON) while the grant cannot be renewed.
+    `troubles` (JSON, by scopes) while it cannot be renewed. A forgotten account has a version alone.
     """
     return f"{PREFIX}token:{{{account}}}"
 
@@ -149,6 +170,16 @@ end
 return 1
 """
 
+NOTE_HANDED = """
+-- Keeps digests of messages that were handed over, for a while and up to a number, the newest.
+-- KEYS: 1 handed (sorted set)      ARGV: 1 now in seconds, 2 seconds to keep them, 3 how many, 4... digests
+for i = 4, #ARGV do redis.call('ZADD', KEYS[1], ARGV[1], ARGV[i]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1] - ARGV[2])
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[3] - 1)
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
 CLAIM_DUE = """
 -- Takes up to N due entries and re-arms each in the same instant, so that of any number of beats exactly one gets it.
 -- KEYS: 1 due (sorted set), 2 every (hash), 3 rung (hash)      ARGV: 1 now in ms, 2 N
@@ -202,9 +233,54 @@ for _, entry in ipairs(redis.call('HKEYS', KEYS[2])) do
 end
 """
 
+NOTE_NEWS = """
+-- Notes that a server announced new mail, and says whether that needs a bell.
+-- KEYS: 1 news (set), 2 standing of the mailbox (hash), 3 rung (hash)
+-- ARGV: 1 mailbox, 2 its entry in the schedule, 3 now in ms
+-- Returns 1, or 0 when a bell is on its way already, or the mailbox failed: its schedule knows when it may be tried again.
+-- The bell is noted like every other one, so that the sweep rings again when it gets lost.
+if (redis.call('HGET', KEYS[2], 'failures') or '0') ~= '0' then return 0 end
+if redis.call('SADD', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('HSETNX', KEYS[3], ARGV[2], ARGV[3] .. ':' .. ARGV[3])
+return 1
+"""
+
+SHARE_WATCH = """
+-- Divides mailboxes evenly among the watchers that are alive, and says which of them are this one's from now on.
+-- KEYS: 1 watchers (sorted set), 2 watched (hash)
+-- ARGV: 1 watcher, 2 its time to live in ms, 3... the mailboxes, those that it watches already first
+-- A watcher that comes later makes the others give up what is more than their share when they ask next; what a dead one
+-- watched is free as soon as its time is up. So each mailbox is one watcher's, at the cost of one command for all of them.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
+redis.call('ZADD', KEYS[1], string.format('%.0f', now + tonumber(ARGV[2])), ARGV[1])
+local alive, watchers = {}, redis.call('ZRANGE', KEYS[1], 0, -1)
+for _, watcher in ipairs(watchers) do alive[watcher] = true end
+local share = math.ceil((#ARGV - 2) / #watchers)
+local owners, found = {}, redis.call('HGETALL', KEYS[2])
+for i = 1, #found, 2 do owners[found[i]] = found[i + 1] end
+local mine = {}
+for i = 3, #ARGV do
+  local mailbox = ARGV[i]
+  local owner = owners[mailbox]
+  owners[mailbox] = nil
+  if owner == ARGV[1] or not alive[owner or ''] then
+    if #mine < share then
+      mine[#mine + 1] = mailbox
+      if owner ~= ARGV[1] then redis.call('HSET', KEYS[2], mailbox, ARGV[1]) end
+    else
+      redis.call('HDEL', KEYS[2], mailbox)
+    end
+  end
+end
+for mailbox in pairs(owners) do redis.call('HDEL', KEYS[2], mailbox) end
+return mine
+"""
+
 SWAP_TOKEN = """
 -- Stores a sealed grant if nobody stored a newer one meanwhile: compare and set on the version.
--- KEYS: 1 token (hash)      ARGV: 1 version that was read ('0' for none), 2 blob, 3... other fields and their values
+-- KEYS: 1 token (hash)      ARGV: 1 version that was read ('0' for none), 2... fields and their values
 -- Returns the new version, or 0 when the stored version is another one: nothing was written.
 -- The version follows the server's clock in microseconds, so that none comes twice, also after a flush.
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
@@ -213,17 +289,29 @@ local time = redis.call('TIME')
 local new = tonumber(time[1]) * 1000000 + tonumber(time[2])
 if new <= tonumber(version) then new = tonumber(version) + 1 end
 local text = string.format('%.0f', new)
-redis.call('HSET', KEYS[1], 'version', text, 'blob', ARGV[2], unpack(ARGV, 3))
-redis.call('HDEL', KEYS[1], 'trouble')
+redis.call('HSET', KEYS[1], 'version', text, unpack(ARGV, 2))
+redis.call('PERSIST', KEYS[1])
 return text
 """  # noqa: S105  (a script)
 
-NOTE_TOKEN_TROUBLE = """
+NOTE_TOKEN_TROUBLES = """
 -- Notes why a grant could not be renewed, while it is still this version of it.
--- KEYS: 1 token (hash)      ARGV: 1 version that was read ('0' for none), 2 JSON of the trouble, or '' for none
+-- KEYS: 1 token (hash)      ARGV: 1 version that was read ('0' for none), 2 JSON of the troubles
 if (redis.call('HGET', KEYS[1], 'version') or '0') ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then return redis.call('HDEL', KEYS[1], 'trouble') end
-redis.call('HSET', KEYS[1], 'trouble', ARGV[2])
+redis.call('HSET', KEYS[1], 'troubles', ARGV[2])
+return 1
+"""  # noqa: S105  (a script)
+
+FORGET_TOKEN = """
+-- Deletes what is stored for an account, and leaves a version newer than every copy of it.
+-- KEYS: 1 token (hash)      ARGV: 1 seconds for which it is known to be forgotten
+local version = tonumber(redis.call('HGET', KEYS[1], 'version') or '0')
+local time = redis.call('TIME')
+local new = tonumber(time[1]) * 1000000 + tonumber(time[2])
+if new <= version then new = version + 1 end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'version', string.format('%.0f', new))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
 return 1
 """  # noqa: S105  (a script)
 

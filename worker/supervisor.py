@@ -38,9 +38,11 @@ class Role:
 
 
 def roles(settings: Settings) -> tuple[Role, ...]:
-    """The three roles: beat, puller and deliverer (which also does the maintenance)."""
+    """Beat, puller and deliverer (which also does the maintenance), and a watcher when a mailbox has PUSH=yes."""
     celery = (sys.executable, "-m", "celery", "--quiet", "--app", "worker.app")
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+    pushed = any(mailbox.push and mailbox.enabled for mailbox in settings.mailboxes.values())
+    watcher = Role("watcher", (sys.executable, "-m", "worker.cli", "watch"))
     return (
         Role("beat", (*celery, "beat")),
         Role(
@@ -54,6 +56,7 @@ def roles(settings: Settings) -> tuple[Role, ...]:
                 "-c", str(settings.deliver_concurrency), *quiet,
             ),
         ),
+        *([watcher] if pushed else []),
     )  # fmt: skip
 
 

@@ -17,10 +17,11 @@ from worker import health
 from worker.alert import alert as alert_people
 from worker.app import app
 from worker.deliver import deliver as deliver_batch
+from worker.errand import Pulled
 from worker.errors import MailquayError, RedisUnavailable
 from worker.keep_alive import keep_alive as keep_accounts_alive
 from worker.pull import pull as pull_mailbox
-from worker.quay import quay
+from worker.quay import Quay, quay
 from worker.spool import Ticket
 from worker.sweep import sweep as sweep_once
 from worker.timetable import pull_entry
@@ -41,7 +42,7 @@ def pull(mailbox: str) -> None:
         deadline = time.monotonic() + here.settings.pull_limit.total_seconds() / 2
         pulled = pull_mailbox(here, found, ring=_ring_from_pull, deadline=deadline)
         health.sign_of_life(here, "puller")
-        if pulled.more:
+        if pulled.more or (found.push and _heard_meanwhile(here, pulled)):
             ring_pull(mailbox)
 
 
@@ -77,6 +78,11 @@ def alert() -> None:
     """Tell people who has lost access, or will, and who has it again."""
     with _ending_in_a_line("alert"):
         alert_people(quay())
+
+
+def _heard_meanwhile(here: Quay, pulled: Pulled) -> bool:
+    """Whether mail was announced during a pull: its own bell rings in vain, because the mailbox is leased."""
+    return not (pulled.busy or pulled.trouble) and here.news.there(pulled.mailbox)
 
 
 @contextmanager
@@ -116,3 +122,11 @@ def ring_deliver(ticket: Ticket) -> None:
 def ring_pull(mailbox: str) -> None:
     """Ring for a mailbox."""
     pull.delay(mailbox)
+
+
+def ring_for_news(mailbox: str) -> None:
+    """Ring for a mailbox whose server announced new mail. A bell that cannot be rung is rung by the sweep."""
+    try:
+        ring_pull(mailbox)
+    except OperationalError as error:
+        log.warning("bell.lost", mailbox=mailbox, reason=type(error).__name__)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,6 +23,9 @@ MARKER = "MAILQUAY_TEST_PROCESS"
 
 # Servers of the bed outlive single tests; they are not leaks.
 _bed: set[int] = set()
+
+commands_seen: set[str] = set()
+"""Every command line that a look at the descendants met, until somebody takes it out."""
 
 
 def free_port() -> int:
@@ -108,11 +112,18 @@ def mark_descendants() -> None:
 def descendants() -> dict[int, str]:
     """Pid and command of every living descendant that is not part of the bed.
 
-    On Linux orphans are found as well; elsewhere only children.
+    On Linux orphans are found as well; elsewhere only children. All commands, the bed's too, go to `commands_seen`.
     """
     found = _linux_descendants() if sys.platform == "linux" else _children()
-    # Python's own resource tracker lives as long as the process that needed it.
-    return {pid: command for pid, command in found.items() if "resource_tracker" not in command}
+    commands_seen.update(found.values())
+    # Python's own servants, the resource tracker and the fork server, live as long as the process that needed them.
+    return {
+        pid: command
+        for pid, command in found.items()
+        if "resource_tracker" not in command
+        and pid != forkserver._forkserver._forkserver_pid
+        and not _in_bed(pid)
+    }
 
 
 def _linux_descendants() -> dict[int, str]:
@@ -124,7 +135,7 @@ def _linux_descendants() -> dict[int, str]:
             continue
         with contextlib.suppress(OSError):
             state, parent = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:2]
-            if state == b"Z" or _in_bed(pid):
+            if state == b"Z":
                 continue
             if int(parent) == os.getpid() or marker in (folder / "environ").read_bytes().split(b"\0"):
                 found[pid] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -137,16 +148,14 @@ def _children() -> dict[int, str]:
     found = {}
     for line in listing.splitlines():
         pid, parent, state, command = line.split(maxsplit=3)
-        if (
-            int(parent) == os.getpid()
-            and int(pid) != ps.pid
-            and not state.startswith("Z")
-            and not _in_bed(int(pid))
-        ):
+        if int(parent) == os.getpid() and int(pid) != ps.pid and not state.startswith("Z"):
             found[int(pid)] = command
     return found
 
 
 def _in_bed(pid: int) -> bool:
-    """Whether a process belongs to a server of the bed; they lead groups of their own."""
-    return os.getpgid(pid) in _bed
+    """Whether a process belongs to a server of the bed, which leads a group of its own, or is gone already."""
+    try:
+        return os.getpgid(pid) in _bed
+    except ProcessLookupError:
+        return True

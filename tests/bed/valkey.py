@@ -33,6 +33,9 @@ class Valkey:
             "port": str(self.port),
             "dir": str(self.folder),
             "appendonly": "yes",
+            # The file stays a journal of everything that was ever written, in the open.
+            "auto-aof-rewrite-percentage": "0",
+            "rdbcompression": "no",
             "save": "",
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
@@ -72,6 +75,11 @@ class Valkey:
         if self._process is not None:
             self._process.end(how=how)
             self._process = None
+
+    @property
+    def journals(self) -> list[Path]:
+        """The append-only files: every command that ever changed a value."""
+        return sorted(self.folder.glob("appendonlydir/*.aof"))
 
     @property
     def running(self) -> bool:

@@ -26,10 +26,10 @@ def main(mailbox: str, window: Path) -> None:
     here.clock = lambda: time.time() + offset
     asked = Keeper._asked
 
-    def marked(keeper: Keeper, *arguments: Any) -> Any:
+    def marked(keeper: Keeper, *arguments: Any, **options: Any) -> Any:
         window.touch()
         try:
-            return asked(keeper, *arguments)
+            return asked(keeper, *arguments, **options)
         finally:
             window.unlink()
 

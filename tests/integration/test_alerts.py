@@ -345,9 +345,9 @@ def test_a_mailbox_that_fails_the_same_way_again_does_not_alarm_every_minute(
         ("warning", "sign-in doubtful", 1),
         ("info", "sign-in doubtful", 2),
         ("info", "sign-in doubtful", 3),
-        ("warning", "needs sign-in", 4),
-        ("info", "needs sign-in", 5),
-        ("info", "needs sign-in", 6),
+        ("warning", "needs sign-in", 1),
+        ("info", "needs sign-in", 2),
+        ("info", "needs sign-in", 3),
     ]
 
 

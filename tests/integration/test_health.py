@@ -138,7 +138,8 @@ def test_every_role_is_ill_while_redis_is_away(installation: Installation, fresh
 def test_a_puller_that_stands_still_is_ill_and_recovers(installation: Installation, dovecot: Dovecot) -> None:
     """Real processes, stopped in the middle of everything: nothing but the missing work gives them away."""
     dovecot.forget(BOB)
-    installation.on_dovecot("bob", dovecot, BOB, every="1s")
+    # Every role runs: the watcher does so when a mailbox has PUSH=yes.
+    installation.on_dovecot("bob", dovecot, BOB, every="1s", push="yes")
     installation.environ["STALLED_AFTER"] = "2s"
     quay = installation.quay()
     process = subprocess.Popen(

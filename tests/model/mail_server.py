@@ -7,7 +7,7 @@ from datetime import date
 
 from pipelines.message import Message
 from pipelines.output import Accepted, Output, OutputOptions, Receipt, Refused, Retry
-from worker.sources import Fetched, Opened, Ref
+from worker.sources import Fetched, Group, Opened, Ref, Withheld
 
 Happening = Callable[[], None]
 
@@ -17,6 +17,8 @@ class MailServer:
 
     def __init__(self) -> None:
         self.last = 0
+        self.withheld: set[int] = set()
+        """Messages that are listed and not given."""
         self.during_fetch: list[Happening] = []
         """What happens elsewhere while a client waits for its first group of messages, its second, and so on."""
 
@@ -53,16 +55,30 @@ class MemorySource:
         for start in range(0, len(uids), 5):
             yield [Ref(uid=uid, size=40) for uid in uids[start : start + 5]]
 
+    def back(self, opened: Opened, *, low: int, high: int, seen: frozenset[str]) -> Iterator[list[Ref]]:
+        """In windows of five, from the newest down."""
+        for top in range(high, low - 1, -5):
+            yield [Ref(uid=uid, size=40) for uid in range(max(low, top - 4), top + 1)]
+
     def gone(self, opened: Opened, seen: frozenset[str]) -> Sequence[str]:
         """Nothing."""
         return ()
 
-    def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[tuple[Sequence[Ref], Iterator[Fetched]]]:
+    def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[Group]:
         """Group by group."""
         for group in groups:
             if self._server.during_fetch:
                 self._server.during_fetch.pop(0)()
-            yield group, iter([Fetched(ref, (self._server.raw(ref.uid or 0),)) for ref in group])
+            yield group, iter([self._asked(ref) for ref in group])
+
+    def rescue(self, refs: Iterable[Ref]) -> Iterator[Group]:
+        """One by one."""
+        return self.fetch([ref] for ref in refs)
+
+    def _asked(self, ref: Ref) -> Fetched | Withheld:
+        if ref.uid in self._server.withheld:
+            return Withheld(ref, "left out", ref.size)
+        return Fetched(ref, (self._server.raw(ref.uid or 0),))
 
     def settle(self, refs: Sequence[Ref], action: str) -> None:
         """AFTER=keep in this model."""

@@ -65,6 +65,14 @@ class MortalSpool(FileSpool):
         """A step."""
         self.life.step(lambda: FileSpool.remember(self, mailbox, note))
 
+    def note_message(self, mailbox: str, id: str, note: Any) -> None:
+        """A step."""
+        self.life.step(lambda: FileSpool.note_message(self, mailbox, id, note))
+
+    def forget_message(self, mailbox: str, id: str) -> None:
+        """A step."""
+        self.life.step(lambda: FileSpool.forget_message(self, mailbox, id))
+
 
 class _MortalWriter:
     def __init__(self, writer: BatchWriter, life: Life) -> None:

@@ -1,11 +1,11 @@
-"""Random histories of pulls, deliveries, deaths, lost leases and flushes: nothing is lost, nothing changes its id."""
+"""Random histories of pulls, deliveries, deaths, lost leases, flushes and withheld messages: nothing is lost, nothing changes its id."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.bed.valkey import Valkey
 from tests.model.mail_server import Ledger, MailServer, MemorySource
 from tests.model.mortal import Died, Life, mortal
+from worker import backfill, begin
 from worker import settings as configuration
+from worker.checkpoint import Backfill
 from worker.deliver import deliver
 from worker.identity import imap_id
 from worker.pull import pull
@@ -28,6 +30,8 @@ from worker.spool.file import FileSpool
 
 NOW = 1_800_000_000.0
 OUTPUTS = ("archive", "crm")
+WITHHELD = ((), (0,), (1,), (0, 3), (1, 2, 3))
+"""Which of the messages that arrive together are listed and not given."""
 MOODS = ("well", "well", "down", "refusing", "raising", "moody")
 
 EXAMPLES = 30
@@ -97,13 +101,22 @@ class Harbour(RuleBasedStateMachine):
 
     # -- what can happen ---------------------------------------------------------------------------------------------
 
-    @rule(count=st.integers(1, 8))
-    def arrive(self, count: int) -> None:
-        """New mail. With SINCE=now what comes before the first look at the mailbox may be skipped, and nothing later."""
+    @rule(count=st.integers(1, 8), withheld=st.sampled_from(WITHHELD))
+    def arrive(self, count: int, withheld: Sequence[int] = ()) -> None:
+        """New mail, some of it listed and not given.
+
+        With SINCE=now what comes before the first look at the mailbox may be skipped, and nothing later.
+        """
         first = self.server.last + 1
         self.server.arrive(count)
+        self.server.withheld |= {first + number for number in withheld}
         if self.since == "all" or self.spool.recall("box") is not None:
             self.owed.update(range(first, self.server.last + 1))
+
+    @rule()
+    def give_what_was_withheld(self) -> None:
+        """The server has mended itself."""
+        self.server.withheld.clear()
 
     @rule(life=lives(25))
     def pull(self, life: tuple[int, bool] | None) -> None:
@@ -153,7 +166,7 @@ class Harbour(RuleBasedStateMachine):
         self.server.during_fetch = [*[lambda: None] * groups, happen]
         self.pull(None)
 
-    @rule(seconds=st.sampled_from([1, 30, 700]))
+    @rule(seconds=st.sampled_from([1, 30, 700, 20_000]))
     def time_passes(self, seconds: int) -> None:
         """Retries become due."""
         self.now += seconds
@@ -174,14 +187,17 @@ class Harbour(RuleBasedStateMachine):
     @invariant()
     def what_the_checkpoint_has_passed_is_accounted_for(self) -> None:
         """Promises P1 and P2: every debt is accepted, or still in the spool, or waits for a person."""
-        passed = self.passed()
+        passed, ahead = self.passed(), self.still_to_be_gone_back_over()
         somewhere = self.held()
+        noted = {note["place"]["id"] for note in self.spool.noted_messages("box")}
         for name, ledger in self.ledgers.items():
-            there = somewhere[name] | {id_ for id_, _ in ledger.accepted}
+            there = somewhere[name] | noted | {id_ for id_, _ in ledger.accepted}
             lost = [
-                uid for uid in self.owed if uid <= passed and imap_id("box", "INBOX", 7, uid) not in there
+                uid
+                for uid in self.owed
+                if uid <= passed and uid not in ahead and imap_id("box", "INBOX", 7, uid) not in there
             ]
-            assert not lost, f"{lost} reached {name} never, and are not in the spool"
+            assert not lost, f"{lost} reached {name} never, and are neither in the spool nor noted"
 
     @invariant()
     def an_id_means_one_message(self) -> None:
@@ -197,6 +213,15 @@ class Harbour(RuleBasedStateMachine):
             return found.uid
         note = self.spool.recall("box")
         return int(note["folders"]["INBOX"][1]) if note else 0
+
+    def still_to_be_gone_back_over(self) -> range:
+        """What a backfill is durably known to bring yet; the checkpoint has passed it."""
+        if self.survivor.checkpoints.load("box", "INBOX"):
+            found = self.survivor.checkpoints.backfills("box").get("INBOX")
+        else:
+            note = (self.spool.recall("box") or {}).get("backfills", {}).get("INBOX")
+            found = note and Backfill(*note)
+        return range(found.low, found.high + 1) if found else range(0)
 
     def held(self) -> dict[str, set[str]]:
         """For each output the ids that are owed to it by a batch that waits or has failed."""
@@ -219,8 +244,10 @@ class Harbour(RuleBasedStateMachine):
     def come_to_rest(self) -> None:
         """Pull and deliver until there is nothing left to do."""
         self.leases_expire()
+        self.server.withheld.clear()
         for _ in range(3):
             self.retry_what_failed()
+            self.now += 20_000
             self.pull(None)
             for _ in range(200):
                 self.now += 700
@@ -230,6 +257,7 @@ class Harbour(RuleBasedStateMachine):
                 self.deliver(0, ("well", "well"), None)
         assert self.spool.tickets() == []
         assert self.spool.failed() == []
+        assert self.spool.noted_messages("box") == []
         for ledger in self.ledgers.values():
             arrived = {int(raw.rpartition(b" ")[2]) for _, raw in ledger.accepted}
             assert self.owed <= arrived
@@ -243,9 +271,18 @@ def _silence() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+@pytest.mark.parametrize("many", [5_000, 3])
 @pytest.mark.usefixtures("_silence")
-def test_whatever_happens_in_whatever_order_nothing_is_lost(fresh_valkey: Valkey) -> None:
-    """Pull, deliver, death between any two steps, lost leases, flushes, retries by hand; and rest in the end."""
+def test_whatever_happens_in_whatever_order_nothing_is_lost(
+    fresh_valkey: Valkey, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    """With a new mailbox of `many` messages gone back over from the newest down, and with one pulled in order.
+
+    Pull, deliver, death between any two steps, lost leases, flushes, retries by hand; and rest in the end.
+    """
+    monkeypatch.setattr(begin, "_MANY", many)
+    monkeypatch.setattr(backfill, "_AT_ONCE", 2)
+    monkeypatch.setattr(backfill, "_TURN_SECONDS", 0.0)
     history = type("History", (Harbour,), {"url": fresh_valkey.url})
     run_state_machine_as_test(
         history,

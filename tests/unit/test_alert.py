@@ -61,6 +61,7 @@ def test_an_account_without_access_is_one_alert_with_all_its_mailboxes() -> None
             "account.lost",
             ALICE,
             "raised",
+            "owner",
             "sign in",
             ("box", "shop"),
             NOW,
@@ -138,11 +139,39 @@ def test_fifty_shared_mailboxes_of_an_account_are_one_alert() -> None:
 def test_a_server_that_hangs_in_between_takes_nothing_back_and_a_good_pull_does() -> None:
     """Else every hiccup would clear the alert and raise it again."""
     before = alerts(WELL, mailboxes={"box": refused(3)})
-    hanging = Standing(state="unreachable", failures=4, tried_at=NOW)
+    hanging = Standing(state="unreachable", failures=1, tried_at=NOW, failing_since=NOW - 60)
 
     assert alerts(WELL, mailboxes={"box": hanging}) == {}
     assert alerts(WELL, mailboxes={"box": hanging}, before=before) == before
     assert alerts(WELL, mailboxes={"box": Standing(state="ok", tried_at=NOW)}, before=before) == {}
+
+
+def test_an_alert_that_reaches_further_mailboxes_or_somebody_else_is_raised_again() -> None:
+    """A second mailbox of the same account, or an owner who has to act where the operator had to."""
+    before = alerts(WELL, mailboxes={"box": refused(3), "shop": TRIED})
+    both = alerts(WELL, mailboxes={"box": refused(3), "shop": refused(3)}, before=before)
+    assert both != before
+    (alert,) = both.values()
+    assert alert.mailboxes == ("box", "shop")
+    assert alerts(WELL, mailboxes={"box": refused(4), "shop": TRIED}, before=both) == both
+
+    told = alerts(replace(LOST, state="registration refused", sentence="new secret"))
+    assert [alert.who for alert in told.values()] == ["operator"]
+    assert [alert.who for alert in alerts(LOST, before=told).values()] == ["owner"]
+
+
+def test_a_mailbox_that_was_not_pulled_for_hours_is_silent_whatever_the_reason() -> None:
+    """A server that is away for long, or whose name is wrong, waits for nobody by its state, and mail has stopped."""
+    away = Standing(
+        state="unreachable",
+        sentence="does not answer",
+        failures=9,
+        tried_at=NOW,
+        failing_since=NOW - 7 * 3600,
+    )
+    assert list(alerts(WELL, mailboxes={"box": away, "shop": TRIED})) == ["mailbox.silent:box"]
+    assert alerts(WELL, mailboxes={"box": replace(away, failing_since=NOW - 3600)}) == {}
+    assert list(alerts(LOST, mailboxes={"box": away})) == [f"account.lost:{ALICE}"]
 
 
 @pytest.mark.parametrize("kind", EVERY_ERROR)

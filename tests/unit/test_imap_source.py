@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 
 import pytest
 
+from tests.bed.placeholder import PLACEHOLDER
 from tests.bed.scripted import Answers, Scripted
 from worker.demo.certificates import Certificates
 from worker.errors import LoginRefused, Misconfigured, SessionExpired, Throttled, Unreachable
-from worker.sources import Credentials, Endpoint, Incomplete, Opened, Ref
+from worker.sources import Credentials, Endpoint, Fetched, Opened, Ref, TooLarge, Withheld
 from worker.sources.imap import ImapSource
 
 CAPABLE = b"[CAPABILITY IMAP4rev1 SASL-IR AUTH=XOAUTH2 AUTH=PLAIN UIDPLUS MOVE]"
@@ -52,11 +53,16 @@ def refs(*uids: int, size: int = 10) -> list[Ref]:
     return [Ref(uid=uid, size=size) for uid in uids]
 
 
-def fetched(source: ImapSource, *groups: Sequence[Ref]) -> list[list[tuple[int | None, bytes]]]:
+def told(messages: Iterable[Fetched | Withheld]) -> list[tuple[int | None, bytes | None]]:
+    """Each message with its bytes, or with None when it was withheld."""
     return [
-        [(message.ref.uid, b"".join(message.chunks)) for message in messages]
-        for _, messages in source.fetch(groups)
+        (message.ref.uid, b"".join(message.chunks) if isinstance(message, Fetched) else None)
+        for message in messages
     ]
+
+
+def fetched(source: ImapSource, *groups: Sequence[Ref]) -> list[list[tuple[int | None, bytes | None]]]:
+    return [told(messages) for _, messages in source.fetch(groups)]
 
 
 def literal(raw: bytes) -> bytes:
@@ -259,8 +265,13 @@ def test_messages_come_whatever_is_said_around_them(certificates: Certificates) 
         b"<tag> OK done\r\n"
     )  # fmt: skip
     with session(certificates, {b"UID FETCH": answer}) as (source, server):
-        ((_, messages),) = source.fetch([refs(1, 2, 4)])
-        found = [(one.ref.uid, b"".join(one.chunks), one.flags, one.received) for one in messages]
+        asked = [Ref(uid=1, size=10), Ref(uid=2), Ref(uid=4, size=10)]
+        ((_, messages),) = source.fetch([asked])
+        found = [
+            (one.ref.uid, b"".join(one.chunks), one.flags, one.received)
+            for one in messages
+            if isinstance(one, Fetched)
+        ]
         assert server.said[-1] == b"UID FETCH 1:2,4 (UID FLAGS INTERNALDATE BODY.PEEK[])"
     assert found == [
         (1, b"one {5}\r\n)\r\n", ("\\Seen",), None),
@@ -286,13 +297,95 @@ def test_the_next_group_is_asked_for_ahead_and_may_be_answered_early(certificate
         ]  # fmt: skip
 
 
-def test_messages_that_the_server_left_out_are_missed(certificates: Certificates) -> None:
-    """It says OK and brings two of three: the two are good, and the third is not taken for pulled."""
-    with session(certificates, {b"UID FETCH": one(1) + one(2) + b"<tag> OK\r\n"}) as (source, _):
-        ((_, messages),) = source.fetch([refs(1, 2, 3)])
-        assert [next(messages).ref.uid, next(messages).ref.uid] == [1, 2]
-        with pytest.raises(Incomplete, match="left out 1 of 3"):
-            next(messages)
+EMPTY = {
+    "OK without the message": b"<tag> OK FETCH completed.\r\n",
+    "OK with its flags only": b"* 2 FETCH (UID 2 FLAGS ())\r\n<tag> OK\r\n",
+    "NIL": b"* 2 FETCH (UID 2 BODY[] NIL)\r\n<tag> OK\r\n",
+    "nothing in it": b"* 2 FETCH (UID 2 BODY[] {0}\r\n)\r\n<tag> OK\r\n",
+    "a refusal": b"<tag> NO [SERVERBUG] FETCH Server error while fetching messages\r\n",
+    "an argument error": b"<tag> BAD Command Argument Error. 11\r\n",
+    "Exchange's placeholder": b"* 2 FETCH (UID 2 BODY[] " + literal(PLACEHOLDER) + b")\r\n<tag> OK\r\n",
+}
+"""Ways in which servers do not give a message that they list."""
+
+
+@pytest.mark.parametrize("said", EMPTY.values(), ids=EMPTY)
+def test_a_message_that_is_withheld_costs_no_other(certificates: Certificates, said: bytes) -> None:
+    """Those that came in the same answer are good, the next group is read, and the one is named with a reason."""
+    answers: Answers = {b"UID FETCH 1:2 ": one(1) + said, b"UID FETCH 3 ": one(3) + b"<tag> OK\r\n"}
+    with session(certificates, answers) as (source, _):
+        groups = source.fetch([refs(1, 2), refs(3)])
+        came = list(next(groups)[1])
+        (after,) = next(groups)[1]
+
+    first, second = sorted(came, key=lambda message: message.ref.uid or 0)
+    assert isinstance(first, Fetched)
+    assert isinstance(second, Withheld)
+    assert (second.ref, second.size) == (Ref(uid=2, size=10), 10)
+    assert re.search("left it out|without any content|in its place|refused while fetching", second.reason)
+    assert isinstance(after, Fetched)
+
+
+@pytest.mark.parametrize("said", EMPTY.values(), ids=EMPTY)
+def test_a_withheld_message_is_rescued_by_its_header_and_its_text(
+    certificates: Certificates, said: bytes
+) -> None:
+    """Exchange gives some messages in two parts that it does not give as a whole; together they are the same bytes."""
+    parts = (
+        b"* 2 FETCH (BODY[TEXT] " + literal(b"body\r\n") + b" UID 2 BODY[HEADER] " + literal(b"A: b\r\n\r\n")
+    )
+    answers: Answers = {
+        b"UID FETCH 2 (UID FLAGS INTERNALDATE BODY.PEEK[])": said,
+        b"UID FETCH 2 (UID FLAGS INTERNALDATE BODY.PEEK[HEADER] BODY.PEEK[TEXT])": parts
+        + b")\r\n<tag> OK\r\n",
+        b"UID FETCH 3 ": one(3) + b"<tag> OK\r\n",
+    }
+    with session(certificates, answers) as (source, _):
+        rescued = [told(messages) for _, messages in source.rescue(refs(2, 3))]
+    assert rescued == [[(2, b"A: b\r\n\r\nbody\r\n")], [(3, b"raw 3")]]
+
+
+@pytest.mark.parametrize("text", [b"NIL", b'""', b"{0}\r\n"])
+def test_a_header_alone_is_no_message(certificates: Certificates, text: bytes) -> None:
+    """Else it would be delivered without its text, and never again."""
+    parts = b"* 2 FETCH (UID 2 BODY[HEADER] " + literal(b"A: b\r\n\r\n") + b" BODY[TEXT] " + text + b")\r\n"
+    answers: Answers = {
+        b"UID FETCH 2 (UID FLAGS INTERNALDATE BODY.PEEK[])": b"<tag> OK\r\n",
+        b"UID FETCH 2 (": parts + b"<tag> OK\r\n",
+    }
+    with session(certificates, answers) as (source, _):
+        assert [told(messages) for _, messages in source.rescue(refs(2))] == [[(2, None)]]
+
+
+@pytest.mark.parametrize(
+    ("probed", "expected"), [(b"BODY[]<1000> {1}\r\nx", None), (b'BODY[]<1000> ""', b"raw 1")]
+)
+def test_a_message_that_is_listed_as_too_large_is_asked_for_one_octet_behind_the_limit(
+    certificates: Certificates, probed: bytes, expected: bytes | None
+) -> None:
+    """RFC822.SIZE is an estimate, so the server's word alone decides nothing, and not a megabyte is read in vain."""
+    answers: Answers = {
+        b"UID FETCH 1 (UID BODY.PEEK[]<1000.1>)": b"* 1 FETCH (UID 1 " + probed + b")\r\n<tag> OK\r\n",
+        b"UID FETCH 1 ": one(1) + b"<tag> OK\r\n",
+        b"UID FETCH 2 ": one(2) + b"<tag> OK\r\n",
+    }
+    with session(certificates, answers, message_max=1000) as (source, _):
+        assert fetched(source, refs(1, size=1001), refs(2)) == [[(1, expected)], [(2, b"raw 2")]]
+
+
+def test_a_message_that_turns_out_too_large_is_named_before_the_session_ends(
+    certificates: Certificates,
+) -> None:
+    """So that the next session goes on behind it; of several it is not known which, and each is going to be asked alone."""
+    huge = b"* 1 FETCH (BODY[] {4294967295}\r\n"
+    answers: Answers = {b"UID FETCH 1:3 ": one(1) + huge, b"UID FETCH 3 ": huge}
+    for asked, sizes in ((refs(1, 2, 3), [10, 10]), (refs(3), [4294967295])):
+        with session(certificates, answers, message_max=1000) as (source, _):
+            ((_, messages),) = source.fetch([asked])
+            named: list[Fetched | Withheld] = []
+            with pytest.raises(TooLarge, match="MESSAGE_MAX"):
+                named.extend(messages)
+        assert [message.size for message in named if isinstance(message, Withheld)] == sizes
 
 
 @pytest.mark.parametrize("behind", [b" UID 1)", b" UID 1 FLAGS (\\Seen) X " + literal(b")\r\n") + b")"])
@@ -320,7 +413,7 @@ def test_a_message_larger_than_the_limit_is_not_read(certificates: Certificates)
     answer = b"* 1 FETCH (UID 1 BODY[] {4294967295}\r\n"
     with (
         session(certificates, {b"UID FETCH": answer}, message_max=1000) as (source, _),
-        pytest.raises(Unreachable, match="MESSAGE_MAX"),
+        pytest.raises(TooLarge, match="MESSAGE_MAX"),
     ):
         fetched(source, refs(1))
 
@@ -329,7 +422,7 @@ def test_a_message_larger_than_the_limit_is_not_read(certificates: Certificates)
     ("answer", "expected"),
     [
         (b"<tag> NO [LIMIT] Request is throttled.\r\n", Throttled),
-        (b"<tag> BAD Command Error. 12\r\n", Unreachable),
+        (b"<tag> NO Server Unavailable. 15\r\n", Unreachable),
         (one(1) + b"* BYE Connection closed. AccessTokenExpired\r\n", SessionExpired),
         (b"* 1 FETCH (UID 1 BODY[] {100}\r\nhalf of it", Unreachable),
         (b"* 1 FETCH (UID 1 BODY[] {1", Unreachable),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import pytest
 
 from tests.bed.identity import SCOPES, Identity
 from tests.bed.installation import Installation
-from worker import errors
+from worker import errors, state
 from worker.demo.harbour import ALICE
 from worker.demo.identity import Settings
 from worker.errors import (
@@ -186,7 +186,7 @@ class Overtaken(TokenStore):
     """A store in which somebody else writes right behind the first look under the lock."""
 
     def __init__(self, store: TokenStore, other: Callable[[Stored], None]) -> None:
-        super().__init__(store._client, store._seal)
+        super().__init__(store._client, store._seal, store._copies)
         self._other = other
         self._loads = 0
 
@@ -271,7 +271,7 @@ def test_a_refusal_that_passes_is_forgotten(signed_in: Quay, fresh_identity: Ide
     clock.move(125)
 
     assert access(signed_in).expires_at > clock() + 3000
-    assert signed_in.token_store.glance(ALICE).trouble is None
+    assert not signed_in.token_store.glance(ALICE).troubles
 
 
 def test_what_was_refused_is_not_asked_again_by_anybody_for_a_while(
@@ -414,7 +414,9 @@ def test_a_redis_that_goes_away_between_answer_and_store_does_not_cost_the_refre
 
     clock.move(HOUR)
     here = keeper(signed_in)
-    here._store = Away(signed_in.token_store._client, signed_in.token_store._seal)
+    here._store = Away(
+        signed_in.token_store._client, signed_in.token_store._seal, signed_in.token_store._copies
+    )
     here._sleep = clock.move
 
     here.access(ALICE, SCOPES[:1])
@@ -465,3 +467,83 @@ def test_every_trouble_that_can_be_noted_is_a_known_error() -> None:
         "Unreachable",
     ):
         assert issubclass(getattr(errors, kind), MailquayError)
+
+
+# -- what an adversary would try ---------------------------------------------------------------------------------
+
+
+def test_consent_that_is_missing_for_one_protocol_does_not_stop_the_other(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """A POP3 mailbox that was added later waits for its owner; the account's IMAP mailboxes go on."""
+    clock.move(LATELY_SECONDS + HOUR)
+    with pytest.raises(MailquayError):
+        keeper(signed_in).access(ALICE, SCOPES[1:])
+    for _ in range(3):
+        assert access(signed_in).expires_at > clock() + 3000
+        with pytest.raises(MailquayError):
+            keeper(signed_in).access(ALICE, SCOPES[1:])
+        clock.move(HOUR)
+
+
+def test_whoever_slept_between_lock_and_request_does_not_send_a_used_refresh_token(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """A process that was stopped for longer than the lock lasts finds it lost, and uses what another has fetched."""
+    clock.move(HOUR)
+    sleeper = keeper(signed_in)
+    lock = sleeper._lock
+    slept = []
+
+    @contextmanager
+    def slowly(what: str) -> Iterator[object]:
+        with lock(what) as held:
+            if not slept:
+                slept.append(held)
+                assert held
+                held._lost = True  # type: ignore[attr-defined]
+                signed_in.client.delete(state.lease_key(what))
+                access(signed_in)
+            yield held
+
+    sleeper._lock = slowly  # type: ignore[assignment]
+    sleeper.access(ALICE, SCOPES[:1])
+
+    assert refreshes(fresh_identity) == 1
+    assert newest_is_stored(signed_in, fresh_identity)
+
+
+def test_a_provider_that_is_down_in_between_does_not_put_off_what_the_owner_must_hear(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """Else a flapping provider would hide a sign-in that was revoked, for days."""
+    fresh_identity.provider.revoke(ALICE)
+    clock.move(HOUR)
+    begun = clock()
+    said: list[str] = []
+    while clock() < begun + DOUBT_SECONDS + 600:
+        fresh_identity.provider.settings = Settings(answers=["503"] if len(said) % 4 == 3 else [])
+        try:
+            access(signed_in)
+        except MailquayError as error:
+            said.append(error.state)
+        clock.move(60)
+
+    assert "needs sign-in" in said
+
+
+def test_those_who_wait_for_an_account_in_trouble_do_not_wait_long(
+    signed_in: Quay, fresh_identity: Identity, clock: Clock
+) -> None:
+    """Fifty mailboxes of a provider that hangs would hold every worker, and no other mailbox would be pulled."""
+    clock.move(HOUR)
+    fresh_identity.provider.settings = Settings(answers=["503"])
+    with pytest.raises(Throttled):
+        access(signed_in)
+    clock.move(HOUR)
+    other = keeper(signed_in)
+    other._lock = lambda _: nullcontext(None)
+    other._sleep = lambda _: pytest.fail("it waited")
+
+    with pytest.raises(Throttled):
+        other.access(ALICE, SCOPES[:1])

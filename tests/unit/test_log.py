@@ -11,7 +11,7 @@ import structlog
 
 from worker import log
 
-NOISY = ("httpx2", "msal", "urllib3", "celery", "kombu")
+NOISY = ("httpx2", "urllib3", "celery", "kombu")
 
 
 @pytest.fixture(autouse=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
+from tests.bed.placeholder import PLACEHOLDER
 from tests.bed.scripted import Answers, Scripted
 from worker.demo.certificates import Certificates
 from worker.errors import LoginRefused, Misconfigured, Throttled, Unreachable
-from worker.sources import Credentials, Endpoint, Opened, Ref
+from worker.sources import Credentials, Endpoint, Fetched, Opened, Ref, Withheld
 from worker.sources.pop3 import Pop3Source
 
 TOKEN = Credentials("support@contoso.com", "t0ken")
@@ -180,11 +181,16 @@ RETRIEVED: Answers = {
 }
 
 
-def fetched(source: Pop3Source, *groups: Sequence[Ref]) -> list[list[tuple[str | None, bytes]]]:
+def told(messages: Iterable[Fetched | Withheld]) -> list[tuple[str | None, bytes | None]]:
+    """Each message with its bytes, or with None when it was withheld."""
     return [
-        [(message.ref.uidl, b"".join(message.chunks)) for message in messages]
-        for _, messages in source.fetch(groups)
+        (message.ref.uidl, b"".join(message.chunks) if isinstance(message, Fetched) else None)
+        for message in messages
     ]
+
+
+def fetched(source: Pop3Source, *groups: Sequence[Ref]) -> list[list[tuple[str | None, bytes | None]]]:
+    return [told(messages) for _, messages in source.fetch(groups)]
 
 
 GROUPS = ([Ref(uidl="a", number=1), Ref(uidl="b", number=2)], [Ref(uidl="c", number=4)])
@@ -196,9 +202,11 @@ def test_messages_come_byte_for_byte_one_by_one(certificates: Certificates) -> N
     with session(certificates, RETRIEVED) as (source, server):
         groups = source.fetch(GROUPS)
         _, first = next(groups)
-        list(next(iter(first)).chunks)
+        one = next(iter(first))
+        assert isinstance(one, Fetched)
+        list(one.chunks)
         assert server.commands(b"RETR") == [b"RETR 1"]
-        assert [b"".join(message.chunks) for message in first] == [RAW[0][1][1]]
+        assert told(first) == [RAW[0][1]]
 
 
 def test_messages_come_byte_for_byte_pipelined(certificates: Certificates) -> None:
@@ -220,7 +228,7 @@ def test_a_consumer_that_stops_early_does_not_lose_the_place(certificates: Certi
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"-ERR no such message\r\n", "no such message"),
+        (b"-ERR Server Unavailable. 21\r\n", "Server Unavailable"),
         (b"+OK\r\nhalf of it\r\n", "closed the connection"),
         (b"+OK\r\n" + b"x" * 70_000 + b"\r\n.\r\n", "more than 50000 octets"),
     ],
@@ -237,6 +245,36 @@ def test_a_message_that_breaks_off_or_is_too_large_is_not_taken(
     ):
         # One group: a command that the server leaves unread would make its hanging up destroy what it has sent.
         fetched(source, GROUPS[0])
+
+
+EMPTY = {
+    "a refusal": b"-ERR [SYS/PERM] cannot be converted\r\n",
+    "nothing in it": b"+OK\r\n.\r\n",
+    "Exchange's placeholder": b"+OK\r\n" + PLACEHOLDER.replace(b"IMAP4", b"POP3") + b".\r\n",
+}
+"""Ways in which servers do not give a message that they list."""
+
+
+@pytest.mark.parametrize("pipelining", [b"PIPELINING", b"UIDL"])
+@pytest.mark.parametrize("said", EMPTY.values(), ids=EMPTY)
+def test_a_message_that_is_withheld_costs_no_other(
+    certificates: Certificates, said: bytes, pipelining: bytes
+) -> None:
+    """Whether answers are waited for or not, each is taken for its own message."""
+    answers = {**RETRIEVED, b"CAPA": listing(b"SASL XOAUTH2", pipelining), b"RETR 1": said}
+    group = [Ref(uidl="a", number=1, size=10), Ref(uidl="b", number=2, size=10)]
+    with session(certificates, answers) as (source, _):
+        assert fetched(source, group, GROUPS[1]) == [[("a", None), RAW[0][1]], RAW[1]]
+        assert [told(messages) for _, messages in source.rescue(group)] == [[("a", None)], [RAW[0][1]]]
+
+
+def test_a_message_that_is_listed_as_too_large_is_not_asked_for(certificates: Certificates) -> None:
+    """Sizes in LIST are exact (RFC 1939 section 5), and what is on the wire could not be stopped."""
+    answers = {**RETRIEVED, b"CAPA": listing(b"SASL XOAUTH2", b"PIPELINING")}
+    group = [Ref(uidl="a", number=1, size=1001), Ref(uidl="b", number=2, size=10)]
+    with session(certificates, answers, message_max=1000) as (source, server):
+        assert fetched(source, group) == [[("a", None), RAW[0][1]]]
+        assert server.commands(b"RETR") == [b"RETR 2"]
 
 
 # -- settling --------------------------------------------------------------------------------------------------------

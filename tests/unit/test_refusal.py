@@ -13,6 +13,7 @@ from worker.errors import (
     Throttled,
     Unreachable,
 )
+from worker.sources import Refused
 from worker.sources.refusal import meaning, shown
 
 
@@ -34,7 +35,11 @@ def said(text: str, during: str = "fetching messages") -> MailquayError:
         ("Server Unavailable. 15", "talking to it", Unreachable),
         ("[NONEXISTENT] Mailbox doesn't exist: Junk", "opening the folder Junk", Misconfigured),
         ("Junk doesn't exist.", "opening the folder Junk", Misconfigured),
-        ("Command Error. 12", "fetching messages", Unreachable),
+        ("Command Error. 12", "fetching messages", Refused),
+        ("[SERVERBUG] FETCH Server error while fetching messages", "fetching messages", Refused),
+        ("[NONEXISTENT] Message not found", "fetching messages", Refused),
+        ("Server Unavailable. 15", "fetching messages", Unreachable),
+        ("Command Error. 12", "listing messages", Unreachable),
         ("", "talking to it", Unreachable),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.bed.valkey import Valkey
 from worker import state
 from worker.errors import TokensUnreadable
 from worker.tokens import AccessToken, Grant, Stored, Trouble
+from worker.tokens.copies import Copies
 from worker.tokens.seal import Seal
 from worker.tokens.store import TokenStore
 
@@ -28,9 +30,14 @@ def client(fresh_valkey: Valkey) -> Iterator[state.Client]:
 
 
 @pytest.fixture
-def store(client: state.Client) -> TokenStore:
+def copies(tmp_path: Path) -> Copies:
+    return Copies(tmp_path / "tokens")
+
+
+@pytest.fixture
+def store(client: state.Client, copies: Copies) -> TokenStore:
     key = Fernet.generate_key().decode()
-    return TokenStore(client, Seal(lambda: [key]))
+    return TokenStore(client, Seal(lambda: [key]), copies)
 
 
 def swap(store: TokenStore, account: str, cache: str, *, read: int, **more: Any) -> bool:
@@ -73,7 +80,7 @@ def test_accounts_are_the_same_however_they_are_written(store: TokenStore) -> No
     assert store.accounts() == [ALICE, "bob@contoso.com"]
 
 
-def test_nothing_readable_is_stored(client: state.Client, store: TokenStore) -> None:
+def test_nothing_readable_is_stored(client: state.Client, store: TokenStore, copies: Copies) -> None:
     """A stolen dump of Redis holds no token; a blob moved to another account, or a wrong key, opens nothing."""
     grant = Grant("refresh-token", {"scope": AccessToken("access-token", NOW + 3600, NOW)})
     store.swap(ALICE, grant, read=0, now=NOW)
@@ -87,23 +94,23 @@ def test_nothing_readable_is_stored(client: state.Client, store: TokenStore) -> 
         store.load("bob@contoso.com")
     wrong = Fernet.generate_key().decode()
     with pytest.raises(TokensUnreadable, match="TOKEN_KEYS_FILE"):
-        TokenStore(client, Seal(lambda: [wrong])).load(ALICE)
+        TokenStore(client, Seal(lambda: [wrong]), copies).load(ALICE)
     assert "-token" not in repr(store.load(ALICE))
 
 
 def test_times_outlast_a_refresh_and_a_trouble_does_not(store: TokenStore) -> None:
     """When somebody signed in is told until he does so again; a trouble belongs to the version that it was found with."""
-    trouble = Trouble("NeedsSignIn", "sign in again", since=NOW, tries=1, again_at=NOW + 60)
+    troubles = {"imap": Trouble("NeedsSignIn", "sign in again", tries=1, again_at=NOW + 60)}
     store.swap(ALICE, Grant("x"), read=0, now=NOW, signed_in=True, client_id="c", ends_at=NOW + 9)
     first = store.load(ALICE).version
-    store.note(ALICE, trouble, read=first)
-    assert store.glance(ALICE) == Stored(first, None, NOW, NOW, NOW + 9, "c", trouble)
+    store.note(ALICE, troubles, read=first)
+    assert store.glance(ALICE) == Stored(first, None, NOW, NOW, NOW + 9, "c", troubles)
 
     store.swap(ALICE, Grant("y"), read=first, now=NOW + 5, client_id="c")
-    store.note(ALICE, trouble, read=first)
+    store.note(ALICE, troubles, read=first)
 
     second = store.glance(ALICE)
-    assert second == Stored(second.version, None, NOW, NOW + 5, None, "c", None)
+    assert second == Stored(second.version, None, NOW, NOW + 5, None, "c")
 
 
 def test_a_forgotten_account_never_gets_an_old_version_again(store: TokenStore) -> None:
@@ -114,14 +121,15 @@ def test_a_forgotten_account_never_gets_an_old_version_again(store: TokenStore) 
     assert not store.forget(ALICE)
 
     assert not swap(store, ALICE, "late", read=before)
-    assert swap(store, ALICE, "new", read=0)
+    assert store.accounts() == []
+    assert swap(store, ALICE, "new", read=store.glance(ALICE).version)
     assert store.glance(ALICE).version > before
 
 
-def test_a_new_key_takes_over_without_anybody_noticing(client: state.Client) -> None:
+def test_a_new_key_takes_over_without_anybody_noticing(client: state.Client, copies: Copies) -> None:
     """Sealed anew under the same version: a reader with both keys finds the same, and the old key is needed no more."""
     keys = [Fernet.generate_key().decode()]
-    store = TokenStore(client, Seal(lambda: keys))
+    store = TokenStore(client, Seal(lambda: keys), copies)
     swap(store, ALICE, "x", read=0)
     before = store.load(ALICE)
     keys.insert(0, Fernet.generate_key().decode())
@@ -131,3 +139,58 @@ def test_a_new_key_takes_over_without_anybody_noticing(client: state.Client) -> 
 
     assert store.load(ALICE) == before
     assert not store.reseal("nobody@contoso.com")
+
+
+def test_a_flushed_redis_gets_its_grants_back(client: state.Client, store: TokenStore) -> None:
+    """Nobody has to sign in again because a server was emptied; the version stays ahead of what was."""
+    store.swap(ALICE, Grant("x"), read=0, now=NOW, signed_in=True, client_id="c")
+    before = store.load(ALICE)
+    client.flushdb()
+
+    after = store.load(ALICE)
+
+    assert (after.grant, after.signed_in_at, after.client_id) == (before.grant, NOW, "c")
+    assert after.version > before.version
+    assert store.accounts() == [ALICE]
+
+
+def test_a_redis_that_lost_its_last_second_gets_the_newest_grant_back(
+    client: state.Client, store: TokenStore
+) -> None:
+    """The newest refresh token is the only good one at a provider that rotates them."""
+    swap(store, ALICE, "first", read=0)
+    earlier = client.hgetall(state.token_key(ALICE))
+    swap(store, ALICE, "second", read=store.glance(ALICE).version)
+    client.delete(state.token_key(ALICE))
+    client.hset(state.token_key(ALICE), mapping=earlier)  # type: ignore[arg-type]
+
+    assert cache_of(store, ALICE) == "second"
+
+
+def test_a_copy_that_was_overtaken_or_forgotten_brings_nothing_back(
+    client: state.Client, store: TokenStore, tmp_path: Path
+) -> None:
+    """Another machine has refreshed since, or somebody has forgotten the account there."""
+    swap(store, ALICE, "first", read=0)
+    elsewhere = TokenStore(client, store._seal, Copies(tmp_path / "elsewhere"))
+    swap(elsewhere, ALICE, "second", read=store.glance(ALICE).version)
+    assert cache_of(store, ALICE) == "second"
+
+    elsewhere.forget(ALICE)
+    assert cache_of(store, ALICE) is None
+
+
+def test_a_copy_that_cannot_be_written_or_read_is_no_trouble(
+    client: state.Client, store: TokenStore, tmp_path: Path
+) -> None:
+    """Redis has the grant; the disk is somebody else's business."""
+    (tmp_path / "tokens").write_text("in the way")
+    assert swap(store, ALICE, "x", read=0)
+    assert cache_of(store, ALICE) == "x"
+    (tmp_path / "tokens").unlink()
+    swap(store, ALICE, "y", read=store.glance(ALICE).version)
+    (file,) = (tmp_path / "tokens").iterdir()
+    assert file.stat().st_mode & 0o077 == 0
+    file.write_bytes(file.read_bytes()[:20])
+
+    assert cache_of(store, ALICE) == "y"

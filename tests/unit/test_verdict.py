@@ -278,10 +278,11 @@ def tried_until_told(
 ) -> list[tuple[type[MailquayError], float]]:
     """What is raised each time that the provider is asked, as early as that is allowed, and how long the pause is."""
     now, found = NOW, []
+    trouble = None
     for _ in range(times):
-        error, trouble = judged(refused(kind), stored, now)
+        error, trouble = judged(refused(kind), stored, trouble, now)
         found.append((type(error), trouble.again_at - now))
-        stored, now = replace(stored, trouble=trouble), trouble.again_at
+        now = trouble.again_at
     return found
 
 
@@ -311,7 +312,7 @@ def test_what_worked_lately_is_doubted_for_a_quarter_of_an_hour(
 @pytest.mark.parametrize("kind", [NeedsSignIn, NeedsAdmin])
 def test_what_did_not_work_lately_is_believed_at_once(kind: type[MailquayError], stored: Stored) -> None:
     """A mailbox that was switched off for a month, or never signed in."""
-    assert type(judged(refused(kind), stored, NOW)[0]) is kind
+    assert type(judged(refused(kind), stored, None, NOW)[0]) is kind
 
 
 @pytest.mark.parametrize("kind", [RegistrationRefused, OurBug])
@@ -322,10 +323,10 @@ def test_what_never_heals_by_itself_is_said_at_once(kind: type[MailquayError]) -
 
 def test_a_doubtful_sentence_holds_what_the_provider_said() -> None:
     """Status shows it while nobody is alarmed."""
-    error, trouble = judged(NeedsSignIn("the identity provider says invalid_grant"), WORKED, NOW)
+    error, trouble = judged(NeedsSignIn("the identity provider says invalid_grant"), WORKED, None, NOW)
 
     assert error.sentence.startswith("the identity provider says invalid_grant. It worked lately")
-    assert trouble == Trouble("SignInDoubtful", error.sentence, since=NOW, tries=1, again_at=NOW + 30)
+    assert trouble == Trouble("SignInDoubtful", error.sentence, tries=1, again_at=NOW + 30, refused_since=NOW)
 
 
 def test_an_outage_is_asked_about_more_and_more_seldom() -> None:
@@ -342,37 +343,52 @@ def test_a_throttled_account_waits_as_long_as_the_provider_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "same"),
+    ("before", "refused_before", "after", "refused_since"),
     [
-        ("Unreachable", Throttled, True),
-        ("Throttled", Unreachable, True),
-        ("SignInDoubtful", NeedsSignIn, True),
-        ("NeedsSignIn", NeedsAdmin, True),
-        ("RegistrationRefused", NeedsSignIn, True),
-        ("Unreachable", NeedsSignIn, False),
-        ("Throttled", NeedsAdmin, False),
-        ("NeedsSignIn", Unreachable, False),
-        ("SignInDoubtful", Throttled, False),
-        ("AClassOfAnotherVersion", NeedsSignIn, False),
+        # The first refusal behind an outage has all the time that any first one has.
+        ("Unreachable", None, NeedsSignIn, NOW),
+        ("Throttled", None, NeedsAdmin, NOW),
+        ("AClassOfAnotherVersion", None, NeedsSignIn, NOW),
+        # An outage between two refusals gives no new time.
+        ("Unreachable", NOW - 600, NeedsSignIn, NOW - 600),
+        ("SignInDoubtful", NOW - 600, Unreachable, NOW - 600),
+        ("NeedsSignIn", NOW - 600, Throttled, NOW - 600),
+        ("SignInDoubtful", NOW - 600, NeedsSignIn, NOW - 600),
+        ("RegistrationRefused", NOW - 600, NeedsSignIn, NOW - 600),
+        # An outage alone refuses nothing.
+        ("Unreachable", None, Throttled, None),
+        ("Throttled", None, Unreachable, None),
     ],
 )
-def test_an_outage_is_not_the_beginning_of_a_refusal(
-    before: str, after: type[MailquayError], same: bool
+def test_a_refusal_begins_with_the_first_no(
+    before: str, refused_before: float | None, after: type[MailquayError], refused_since: float | None
 ) -> None:
-    """Since when and how often is counted for refusals and for outages each on its own."""
-    noted = Trouble(before, "no", since=NOW - 600, tries=4, again_at=NOW)
+    """Whatever comes between, it is counted on."""
+    noted = Trouble(before, "no", tries=4, again_at=NOW, refused_since=refused_before)
 
-    _, trouble = judged(refused(after), replace(WORKED, trouble=noted), NOW)
+    _, trouble = judged(refused(after), WORKED, noted, NOW)
 
-    assert (trouble.since, trouble.tries) == ((NOW - 600, 5) if same else (NOW, 1))
+    assert (trouble.refused_since, trouble.tries) == (refused_since, 5)
 
 
-def test_a_long_refusal_is_not_doubted_anew() -> None:
-    """What counts is how long before the refusal it worked, not how long ago that is by now."""
-    noted = Trouble("NeedsSignIn", "no", since=NOW - 2 * LATELY_SECONDS, tries=90, again_at=NOW)
-    stored = replace(WORKED, renewed_at=noted.since - HOUR, trouble=noted)
+@pytest.mark.parametrize(
+    ("refused_for", "worked_before", "kind"),
+    [
+        (DOUBT_SECONDS - 1, LATELY_SECONDS - 1, SignInDoubtful),
+        (DOUBT_SECONDS, HOUR, NeedsSignIn),
+        (2 * LATELY_SECONDS, HOUR, NeedsSignIn),
+    ],
+)
+@pytest.mark.parametrize("before", ["SignInDoubtful", "Unreachable"])
+def test_the_time_of_doubt_is_counted_from_the_first_refusal(
+    before: str, refused_for: float, worked_before: float, kind: type[MailquayError]
+) -> None:
+    """It neither ends early because the grant grows old meanwhile, nor begins anew."""
+    since = NOW - refused_for
+    noted = Trouble(before, "no", tries=4, again_at=NOW, refused_since=since)
+    stored = replace(WORKED, renewed_at=since - worked_before)
 
-    assert type(judged(refused(NeedsSignIn), stored, NOW)[0]) is NeedsSignIn
+    assert type(judged(refused(NeedsSignIn), stored, noted, NOW)[0]) is kind
 
 
 # -- what was noted ----------------------------------------------------------------------------------------------------
@@ -385,7 +401,7 @@ NOTED = [*AccountTrouble.__subclasses__(), Unreachable, Throttled]
 def test_what_was_noted_is_the_same_error_in_another_process(kind: type[MailquayError]) -> None:
     """Class, sentence and who must act survive the way through Redis; a pause is as long as what is left of it."""
     long_ago = replace(WORKED, renewed_at=0.0)
-    error, trouble = judged(refused(kind), long_ago, NOW)
+    error, trouble = judged(refused(kind), long_ago, None, NOW)
     read = Trouble(**orjson.loads(orjson.dumps(trouble)))
 
     found = restored(read, NOW + 7)
@@ -402,7 +418,7 @@ def test_what_was_noted_is_the_same_error_in_another_process(kind: type[Mailquay
 
 def test_what_another_version_has_noted_is_tried_again() -> None:
     """Two versions run side by side during an update."""
-    found = restored(Trouble("AClassOfAnotherVersion", "no", NOW, 1, NOW), NOW)
+    found = restored(Trouble("AClassOfAnotherVersion", "no", 1, NOW), NOW)
 
     assert (type(found), found.sentence) == (Unreachable, "no")
 
@@ -410,7 +426,7 @@ def test_what_another_version_has_noted_is_tried_again() -> None:
 @pytest.mark.parametrize("kind", [*NOTED, Misconfigured])
 def test_only_what_waits_for_a_person_lasts(kind: type[MailquayError]) -> None:
     """Outages and doubts pass, and are nobody's trouble; a file that cannot be read is not the account's."""
-    trouble = Trouble(kind.__name__, "no", NOW, 1, NOW)
+    trouble = Trouble(kind.__name__, "no", 1, NOW)
 
     assert lasting(trouble) == (kind in {NeedsSignIn, NeedsAdmin, RegistrationRefused, OurBug})
 
@@ -418,4 +434,4 @@ def test_only_what_waits_for_a_person_lasts(kind: type[MailquayError]) -> None:
 def test_no_trouble_lasts_not() -> None:
     """Nor does one that another version has noted."""
     assert not lasting(None)
-    assert not lasting(Trouble("AClassOfAnotherVersion", "no", NOW, 1, NOW))
+    assert not lasting(Trouble("AClassOfAnotherVersion", "no", 1, NOW))

@@ -14,15 +14,18 @@ import click
 VERBS = {
     "demo": "See it work: local servers, four mailboxes, three outputs.",
     "up": "Run every role on this machine under one supervisor.",
+    "watch": "Wait for new mail in mailboxes with PUSH=yes (one role of `up`).",
     "once": "Pull every mailbox and deliver until nothing is due.",
     "check": "Print every configuration problem at once; --connect also signs in.",
     "login": "Sign an account in, by device code or in a browser.",
     "tokens": "List or forget stored sign-ins, and change the keys that seal them.",
     "status": "Show how each mailbox and each account stands.",
-    "pull": "Pull one mailbox into the spool and stop.",
+    "pull": "Pull one mailbox into the spool and stop; --since goes back over a folder.",
+    "rewind": "Move a checkpoint back on purpose.",
     "drain": "Deliver what is in the spool.",
     "parse": "Print messages from files as JSON, one object a line.",
     "failed": "List, retry or drop what waits for a person.",
+    "repair": "List, retry or drop messages that a server does not give.",
     "health": "Say whether a role does its work (for container health checks).",
 }
 

@@ -53,7 +53,7 @@ def _opened(quay: Quay, mailbox: Mailbox) -> str:
     """What was found in each folder. Somebody may have mended a moment ago what was refused, so it is asked anew."""
     if mailbox.auth != "password":
         quay.keeper(mailbox).ask_anew(quay.settings.account(mailbox))
-    with logged_in(quay, mailbox) as session:
+    with logged_in(quay, mailbox, insist=True) as session:
         found = [session.source.open(folder, writable=False) for folder in mailbox.folders]
         session.source.finish()
     return ", ".join(f"{opened.folder} holds {opened.exists} messages" for opened in found)

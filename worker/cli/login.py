@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import click
 
 from worker.cli.session import session
-from worker.errors import NeedsSignIn
+from worker.errors import Misconfigured, NeedsSignIn
 from worker.loopback import Loopback
 from worker.quay import Quay
 from worker.sign_in import begin_code, by_device_code, finish_code, usual_way
@@ -58,7 +58,13 @@ def _show_code(address: str, code: str) -> None:
 
 
 def _in_browser(quay: Quay, account: str, port: int) -> None:
-    with Loopback(port=port) as loopback:
+    try:
+        listener = Loopback(port=port)
+    except (OSError, OverflowError) as error:
+        raise Misconfigured(
+            f"port {port} cannot be listened on ({error}); name another with --port, or none"
+        ) from error
+    with listener as loopback:
         begun = begin_code(quay, account, redirect_uri=loopback.redirect_uri, form_post=True)
         click.echo(f"Sign in as {account} in the browser. If none opens, go to\n\n{begun.address}\n")
         loopback.expect(str(begun.flow["state"]))

@@ -21,13 +21,17 @@ from worker.timetable import pull_entry
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One mailbox's line: its standing, what waits in the spool, and when it is pulled next (Unix seconds)."""
+    """One mailbox's line: its standing, what waits in the spool, and when it is pulled next (Unix seconds).
+
+    `withheld` are messages that its server lists and does not give.
+    """
 
     mailbox: str
     standing: Standing
     waiting: int
     failed: int
     next_at: float | None
+    withheld: int = 0
 
 
 def lines(quay: Quay) -> list[Line]:
@@ -45,6 +49,7 @@ def lines(quay: Quay) -> list[Line]:
             waiting[name],
             failed[name],
             quay.timetable.due(pull_entry(name)) if mailbox.enabled else None,
+            len(quay.repairs.of(name)),
         )
         for name, mailbox in sorted(quay.settings.mailboxes.items())
     ]
@@ -53,7 +58,9 @@ def lines(quay: Quay) -> list[Line]:
 def table(found: list[Line], now: float) -> Table:
     """The lines as a table for a terminal."""
     grid = Table("mailbox", "state", "last pull", "next", box=None, pad_edge=False, header_style="bold")
-    for counter in ("pulled", "delivered", "waiting", "failed"):
+    # Hardly anybody has messages that do not come, and terminals are narrow.
+    withheld = any(line.withheld for line in found)
+    for counter in ("pulled", "delivered", "waiting", "failed", *(["withheld"] if withheld else [])):
         grid.add_column(counter, justify="right")
     grid.add_column("what to do", overflow="fold")
     for line in found:
@@ -68,6 +75,7 @@ def table(found: list[Line], now: float) -> Table:
             str(standing.delivered),
             str(line.waiting),
             f"[red]{line.failed}[/]" if line.failed else "0",
+            *([f"[yellow]{line.withheld}[/]"] if withheld else []),
             escape(standing.sentence),
         )
     return grid
@@ -131,6 +139,7 @@ def command(*, as_json: bool) -> None:
                     **asdict(line.standing),
                     "waiting": line.waiting,
                     "failed": line.failed,
+                    "withheld": line.withheld,
                     "next_at": line.next_at,
                 }
                 for line in found

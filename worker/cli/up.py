@@ -13,7 +13,7 @@ from worker.supervisor import Supervisor, roles
 
 @click.command("up")
 def command() -> None:
-    """Run beat, puller and deliverer until SIGTERM or Ctrl-C; a role that dies is started again."""
+    """Run every role until SIGTERM or Ctrl-C (the watcher when a mailbox has PUSH=yes); one that dies is started again."""
     said = configured(quiet=False)
     if not said.mailboxes:
         click.echo(

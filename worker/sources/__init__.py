@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Protocol
 
-from worker.errors import Unreachable
+from worker.errors import Misconfigured, Unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,14 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class FolderName:
+    """A folder that can be opened: `name` parts its levels by `/`, `spelled` by the server's own separator."""
+
+    name: str
+    spelled: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ref:
     """One message as a listing names it; `size` in octets is the server's word, which may be wrong."""
 
@@ -64,23 +72,91 @@ class Fetched:
     received: datetime | None = None
 
 
-class Incomplete(Unreachable):
-    """The server said OK and left messages out. What came before them is kept; they are asked for again."""
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """A message that the server lists and does not give, or that is too large; `reason` is a sentence.
+
+    `size` in octets is what is known of it: as the server listed it, or as it announced it when it began to send.
+    """
+
+    ref: Ref
+    reason: str
+    size: int = 0
+
+
+class Refused(Unreachable):
+    """The server refused a command in words that nobody knows: it may concern one message and not the session."""
+
+
+class TooLarge(Unreachable):
+    """What the server began to send is larger than its limit, so the rest was not read and the session is of no use.
+
+    `size` in octets is what it announced, or the least that it can be.
+    """
+
+    def __init__(self, sentence: str, *, size: int, mailbox: str | None = None) -> None:
+        super().__init__(sentence, mailbox=mailbox)
+        self.size = size
+
+
+class NoPush(Misconfigured):
+    """The server cannot announce new mail: the mailbox is left to its schedule."""
+
+
+class NoSuchFolder(Misconfigured):
+    """The server has no folder of this name, or none for this account. The other folders are pulled."""
+
+    state = "folder missing"
+
+
+Group = tuple[Sequence[Ref], Iterator[Fetched | Withheld]]
+"""Messages that were asked for together, and what the server made of it, in its own order."""
+
+
+class Listener(Protocol):
+    """A signed-in session that waits for the server to announce mail in one folder, for `asyncio`."""
+
+    async def news(self, seconds: float) -> bool:
+        """Wait for new mail; False when there was none for `seconds`.
+
+        Raises:
+            SessionExpired, Throttled, Unreachable: the session is over, and why.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hang up; never raises."""
+        ...
 
 
 class Source(Protocol):
     """A signed-in session."""
 
+    def folders(self) -> Sequence[FolderName]:
+        """Every folder that can be opened; costs a round trip, so it is asked for patterns only.
+
+        Raises:
+            Unreachable: there are more than anybody has.
+        """
+        ...
+
     def open(self, folder: str, *, writable: bool) -> Opened:
         """Open a folder; read-only unless it is going to be settled.
 
         Raises:
-            Misconfigured: there is no such folder.
+            NoSuchFolder: the server has none of this name.
         """
         ...
 
     def start(self, opened: Opened, since: date | None) -> tuple[int, frozenset[str]]:
         """What a new mailbox skips, as the highest uid and as UIDLs: all that is there, or all before `since`."""
+        ...
+
+    def back(self, opened: Opened, *, low: int, high: int, seen: frozenset[str]) -> Iterator[list[Ref]]:
+        """List what lies between two IMAP uids, both included, or the POP3 messages whose UIDL is not `seen`.
+
+        A window at a time, from the newest down. A window is fetched before the next one is listed.
+        """
         ...
 
     def find(self, opened: Opened, uids: Sequence[int], uidls: Sequence[str]) -> list[Ref]:
@@ -98,8 +174,15 @@ class Source(Protocol):
         """Which of these UIDLs the server no longer lists."""
         ...
 
-    def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[tuple[Sequence[Ref], Iterator[Fetched]]]:
-        """Bring the raw messages, group by group; a source may ask for the next group ahead."""
+    def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[Group]:
+        """Bring the raw messages, group by group; a source may ask for the next group ahead.
+
+        Of each message asked for the group says that it came or that it was withheld, unless it ends with an error.
+        """
+        ...
+
+    def rescue(self, refs: Iterable[Ref]) -> Iterator[Group]:
+        """Bring messages that were withheld, each alone and by every way the protocol has."""
         ...
 
     def settle(self, refs: Sequence[Ref], action: str) -> None:

@@ -12,13 +12,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import date
 
 from worker.errors import MailquayError, Misconfigured, Unreachable
-from worker.sources import Credentials, Endpoint, Fetched, Incomplete, Opened, Ref, sasl
-from worker.sources.fetch_answer import Answer, fields
-from worker.sources.imap_text import day, instant, mutf7, quoted, uid_sets
+from worker.sources import (
+    Credentials,
+    Endpoint,
+    FolderName,
+    Group,
+    NoSuchFolder,
+    Opened,
+    Ref,
+    sasl,
+)
+from worker.sources.fetch_answer import fields
+from worker.sources.imap_fetch import Done, Retrieval
+from worker.sources.imap_text import day, mutf7, quoted, uid_sets
+from worker.sources.listing import Listing, missing
 from worker.sources.refusal import meaning, shown
 from worker.sources.transport import Wire
 
@@ -28,17 +38,9 @@ _WINDOW = 2_000
 """Uids listed in one command: a folder of a million messages costs nothing to start with."""
 _SEARCHED = 90_000
 """Uids searched in one command, so that the answer, which is one line, stays below the longest line."""
-_STREAMED = 1 << 20
-"""A message of at least this size that is asked for alone is handed over in pieces."""
+_NAMES = 64 * 1024
+"""Longest line with literals in it where no message is asked for: names are short."""
 _LITERAL = re.compile(rb"\{(\d+)\}$")
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """The tagged end of a command: its status and text."""
-
-    status: str
-    text: str
 
 
 class ImapSource:
@@ -55,10 +57,13 @@ class ImapSource:
     ) -> None:
         self._wire = Wire(endpoint, answer_seconds=answer_seconds, clock=clock)
         self._endpoint = endpoint
-        self._message_max = message_max
         self._tags = 0
         self._capabilities: frozenset[str] = frozenset()
         self._opened: Opened | None = None
+        self._listing = Listing(endpoint.host)
+        self._retrieval = Retrieval(
+            self._wire, self._tag, self._tagged, self._untagged, message_max=message_max
+        )
         try:
             self._greeting()
             if endpoint.tls == "starttls":
@@ -112,7 +117,7 @@ class ImapSource:
             # Exchange announces other capabilities after signing in than before, and not by itself.
             self._run("CAPABILITY")
 
-    def _authenticate(self, mechanism: str, credentials: Credentials) -> _Done:
+    def _authenticate(self, mechanism: str, credentials: Credentials) -> Done:
         message = sasl.encoded(mechanism, credentials, self._endpoint)
         tag = self._tag()
         if "SASL-IR" in self._capabilities:
@@ -133,13 +138,38 @@ class ImapSource:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
+    def folders(self) -> Sequence[FolderName]:
+        """LIST every folder that can be opened; from now on they are opened as the server spells them."""
+        done = self._list()
+        if done.status != "OK":
+            raise meaning(done.text, host=self._endpoint.host, during="listing folders")
+        return list(self._listing.folders.values())
+
+    def _list(self) -> Done:
+        listing = Listing(self._endpoint.host)
+        done = self._run('LIST "" "*"', listing.note)
+        self._listing = listing
+        return done
+
     def open(self, folder: str, *, writable: bool) -> Opened:
-        """SELECT or EXAMINE a folder.
+        """SELECT or EXAMINE a folder; one that is not there by this name is looked for in the server's listing.
 
         Raises:
-            Misconfigured: there is no such folder.
+            NoSuchFolder: the server has none of this name, nor one in another case or with another separator.
             Unreachable: the server gave no UIDVALIDITY, without which no message can be told from another.
         """
+        wire_name = self._listing.wire.get(folder) or mutf7(folder)
+        try:
+            return self._open(folder, wire_name, writable=writable)
+        except NoSuchFolder:
+            if not self._listing.folders:
+                self._list()
+            other = self._listing.alike(folder)
+            if other in {None, wire_name}:
+                raise
+        return self._open(folder, other, writable=writable)
+
+    def _open(self, folder: str, wire_name: str, *, writable: bool) -> Opened:
         found: dict[str, int] = {}
 
         def note(line: bytes) -> None:
@@ -150,9 +180,14 @@ class ImapSource:
                 found["EXISTS"] = int(exists.group(1))
 
         command = "SELECT" if writable else "EXAMINE"
-        done = self._run(f"{command} {quoted(mutf7(folder))}", note)
+        done = self._run(f"{command} {quoted(wire_name)}", note)
         if done.status != "OK":
-            raise meaning(done.text, host=self._endpoint.host, during=f"opening the folder {folder}")
+            refused = meaning(done.text, host=self._endpoint.host, during=f"opening the folder {folder}")
+            if isinstance(refused, Misconfigured) or missing(done.text):
+                raise NoSuchFolder(
+                    f"{self._endpoint.host} does not open the folder {folder}: {shown(done.text)}. Check FOLDERS"
+                ) from refused
+            raise refused
         if not found.get("UIDVALIDITY"):
             raise Unreachable(
                 f"{self._endpoint.host} opened {folder} without a UIDVALIDITY; nothing is pulled until it gives one"
@@ -186,25 +221,27 @@ class ImapSource:
             width = _WINDOW if found else min(width * 4, 1 << 24)
             low = high + 1
 
+    def back(self, opened: Opened, *, low: int, high: int, seen: frozenset[str]) -> Iterator[list[Ref]]:  # noqa: ARG002
+        """List uid and size between two uids, in windows from the highest down, each window ascending."""
+        width = _WINDOW
+        while opened.exists and high >= low:
+            bottom = max(low, high - width + 1)
+            found = self._listed(f"{bottom}:{high}", bottom - 1)
+            yield found
+            width = _WINDOW if found else min(width * 4, 1 << 24)
+            high = bottom - 1
+
     def gone(self, opened: Opened, seen: frozenset[str]) -> Sequence[str]:  # noqa: ARG002
         """Nothing: IMAP has uids."""
         return ()
 
-    def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[tuple[Sequence[Ref], Iterator[Fetched]]]:
-        """UID FETCH each group with BODY.PEEK[]; the next group is asked for while this one is read.
+    def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[Group]:
+        """UID FETCH each group with BODY.PEEK[]; the next group is asked for while this one is read."""
+        return self._retrieval.fetch(groups)
 
-        A huge message is asked for alone, so that what streams in can only be that message.
-        """
-        waiting: tuple[str, Sequence[Ref]] | None = None
-        early: dict[int, Fetched] = {}
-        for group in groups:
-            alone = _huge(group) or (waiting is not None and _huge(waiting[1]))
-            asked = None if alone else (self._ask(group), group)
-            if waiting:
-                yield waiting[1], self._answers(*waiting, early)
-            waiting = asked or (self._ask(group), group)
-        if waiting:
-            yield waiting[1], self._answers(*waiting, early)
+    def rescue(self, refs: Iterable[Ref]) -> Iterator[Group]:
+        """UID FETCH each message alone: whole, and if it is withheld again, by its header and its text."""
+        return self._retrieval.rescue(refs)
 
     def find(self, opened: Opened, uids: Sequence[int], uidls: Sequence[str]) -> list[Ref]:  # noqa: ARG002
         """List these uids; those that are gone are not in the answer."""
@@ -272,76 +309,12 @@ class ImapSource:
             raise meaning(done.text, host=self._endpoint.host, during="listing messages")
         return [found[uid] for uid in sorted(found)]
 
-    def _ask(self, group: Sequence[Ref]) -> str:
-        tag = self._tag()
-        uids = ",".join(uid_sets(ref.uid for ref in group if ref.uid))
-        self._wire.send(f"{tag} UID FETCH {uids} (UID FLAGS INTERNALDATE BODY.PEEK[])\r\n".encode())
-        return tag
-
-    def _answers(self, tag: str, group: Sequence[Ref], early: dict[int, Fetched]) -> Iterator[Fetched]:
-        """One group's messages. A server may answer two commands at once: what belongs to the next group waits in `early`."""
-        wanted = {ref.uid or 0: ref for ref in group}
-        for uid in sorted(early.keys() & wanted.keys()):
-            yield replace(early.pop(uid), ref=wanted.pop(uid))
-        while True:
-            line = self._wire.line(_LINE)
-            if done := self._tagged(line, tag):
-                break
-            if not line.startswith(b"* ") or b"FETCH" not in line[:40].upper():
-                self._untagged(line)
-                continue
-            answer = self._fetch_answer(line, group)
-            if answer.uid is None or answer.body is None:
-                continue
-            fetched = Fetched(Ref(uid=answer.uid), answer.body, answer.flags, instant(answer.internaldate))
-            if answer.uid in wanted:
-                yield replace(fetched, ref=wanted.pop(answer.uid))
-            else:
-                early[answer.uid] = fetched
-        if done.status != "OK":
-            raise meaning(done.text, host=self._endpoint.host, during="fetching messages")
-        if wanted:
-            raise Incomplete(
-                f"{self._endpoint.host} answered OK but left out {len(wanted)} of {len(group)} messages"
-            )
-
-    def _fetch_answer(self, line: bytes, group: Sequence[Ref]) -> Answer:
-        """One FETCH answer with its literals. A huge body of a message that was asked for alone is streamed."""
-        literals: list[bytes | bytearray] = []
-        while found := _LITERAL.search(line):
-            count = int(found.group(1))
-            if count > self._message_max:
-                raise Unreachable(
-                    f"{self._endpoint.host} announced a message of {count} octets, more than MESSAGE_MAX allows"
-                )
-            if _huge(group) and line.upper().endswith(b"BODY[] " + found.group(0)):
-                return self._streamed(line[: found.start()], count, literals, group[0].uid)
-            literals.append(self._wire.exactly(count))
-            # The placeholder cannot occur in a line: NUL is in no IMAP text.
-            line = line[: found.start()] + b"\0" + self._wire.line(_LINE)
-        return fields(line, tuple(literals)) or Answer()
-
-    def _streamed(
-        self, line: bytes, count: int, literals: list[bytes | bytearray], uid: int | None
-    ) -> Answer:
-        """A body that is still on the wire. What follows it, as the uid does with some servers, is passed over."""
-        ahead = fields(line + b'"")', tuple(literals)) or Answer()
-
-        def chunks() -> Iterator[bytes | bytearray]:
-            yield from self._wire.chunks(count)
-            rest = self._wire.line(_LINE)
-            while found := _LITERAL.search(rest):
-                self._wire.exactly(min(int(found.group(1)), _LINE))
-                rest = self._wire.line(_LINE)
-
-        return Answer(uid, ahead.size, ahead.flags, ahead.internaldate, chunks())
-
     def _do(self, command: str) -> None:
         done = self._run(command)
         if done.status != "OK":
             raise meaning(done.text, host=self._endpoint.host, during="settling delivered messages")
 
-    def _run(self, command: str, note: Callable[[bytes], None] | None = None) -> _Done:
+    def _run(self, command: str, note: Callable[[bytes], None] | None = None) -> Done:
         """Send one command, hand each untagged line to `note`, and return its end."""
         tag = self._tag()
         self._wire.send(f"{tag} {command}\r\n".encode())
@@ -350,10 +323,12 @@ class ImapSource:
             if done := self._tagged(line, tag):
                 return done
             while found := _LITERAL.search(line):
-                if int(found.group(1)) > _LINE:
+                if len(line) + int(found.group(1)) > _NAMES:
                     raise Unreachable(f"{self._endpoint.host} sent a literal where none belongs; hung up")
-                self._wire.exactly(int(found.group(1)))
-                line = line[: found.start()] + b'""' + self._wire.line(_LINE)
+                # Folder names may come as literals; as quoted strings they are read like all others.
+                text = bytes(self._wire.exactly(int(found.group(1))))
+                text = text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+                line = line[: found.start()] + b'"' + text + b'"' + self._wire.line(_LINE)
             self._untagged(line)
             if note:
                 note(line)
@@ -362,13 +337,13 @@ class ImapSource:
         self._tags += 1
         return f"A{self._tags}"
 
-    def _tagged(self, line: bytes, tag: str) -> _Done | None:
+    def _tagged(self, line: bytes, tag: str) -> Done | None:
         head, _, rest = line.partition(b" ")
         if head != tag.encode():
             return None
         status, _, text = rest.decode("latin-1").partition(" ")
         self._note_capabilities(text)
-        return _Done(status.upper(), text)
+        return Done(status.upper(), text)
 
     def _untagged(self, line: bytes) -> None:
         text = line.decode("latin-1")
@@ -383,8 +358,3 @@ class ImapSource:
     def _note_capabilities(self, text: str) -> None:
         if found := re.search(r"\[CAPABILITY ([^\]]*)\]", text, re.IGNORECASE):
             self._capabilities = frozenset(found.group(1).upper().split())
-
-
-def _huge(group: Sequence[Ref]) -> bool:
-    """Whether a group is one message that is too large to lie in memory whole."""
-    return len(group) == 1 and group[0].size >= _STREAMED

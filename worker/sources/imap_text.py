@@ -11,6 +11,7 @@ from worker.errors import Misconfigured
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _INTERNALDATE = re.compile(r"(\d{1,2})-(\w{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
+_SHIFTED = re.compile(r"&([^-]*)-")
 _LONGEST_SET = 7_000
 """Octets of uids in one command; servers have to take lines of 8192 (RFC 7162 section 4)."""
 
@@ -36,6 +37,21 @@ def mutf7(name: str) -> str:
             text = base64.b64encode(run.encode("utf-16-be")).decode().rstrip("=").replace("/", ",")
             parts.append(f"&{text}-")
     return "".join(parts)
+
+
+def from_mutf7(name: str) -> str:
+    """What a name in modified UTF-7 says; one that is none, as careless servers send, is taken by the letter."""
+    try:
+        return _SHIFTED.sub(_unshifted, name)
+    except ValueError:
+        return name
+
+
+def _unshifted(run: re.Match[str]) -> str:
+    if run[1] == "":
+        return "&"
+    octets = base64.b64decode(run[1] + "=" * (-len(run[1]) % 4), altchars=b"+,", validate=True)
+    return octets.decode("utf-16-be")
 
 
 def uid_sets(uids: Iterable[int]) -> Iterator[str]:

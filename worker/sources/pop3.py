@@ -8,19 +8,38 @@ takes the rest of a message for the next answer after a line of more than 2,048 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 
 from worker.errors import Misconfigured, Unreachable
-from worker.sources import Credentials, Endpoint, Fetched, Opened, Ref, sasl
-from worker.sources.refusal import meaning, shown
+from worker.sources import (
+    Credentials,
+    Endpoint,
+    Fetched,
+    FolderName,
+    Group,
+    Opened,
+    Ref,
+    Refused,
+    TooLarge,
+    Withheld,
+    sasl,
+)
+from worker.sources.arrival import arrival
+from worker.sources.placeholder import judged
+from worker.sources.refusal import FETCHING, meaning, shown
 from worker.sources.transport import Wire
 
 _LINE = 64 * 1024
 """Longest single answer line; RFC 1939 allows 512 octets, tokens and banners are longer."""
 _LISTING = 64 << 20
 """Largest UIDL or LIST answer: about a million messages."""
+
+_OLD = 100
+"""So many messages in a row that are too old end the search for young ones: older mail is not asked about."""
+_HEAD = 256 * 1024
+"""Of a longer head no more is read; the dates stand at its top."""
 
 
 class Pop3Source:
@@ -106,13 +125,22 @@ class Pop3Source:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
+    def folders(self) -> Sequence[FolderName]:
+        """INBOX: POP3 knows no other."""
+        return [FolderName("INBOX", "INBOX")]
+
     def open(self, folder: str, *, writable: bool) -> Opened:  # noqa: ARG002  (a maildrop is always writable)
         """The maildrop is open since signing in; it has one folder."""
         return Opened(folder, None, None, len(self._uidls()))
 
     def start(self, opened: Opened, since: date | None) -> tuple[int, frozenset[str]]:  # noqa: ARG002
-        """The whole listing as UIDLs to skip; POP3 tells no dates, so `since` a day cannot be asked for."""
-        return 0, frozenset(self._uidls())
+        """The UIDLs to skip: the whole listing, or what arrived before a day by the messages' own heads.
+
+        Raises:
+            Misconfigured: the server has no TOP, and POP3 tells dates in no other way.
+        """
+        listing = self._uidls()
+        return 0, frozenset(listing if since is None else listing.keys() - self._arrived(listing, since))
 
     def new(self, opened: Opened, *, after: int, seen: frozenset[str]) -> Iterator[list[Ref]]:  # noqa: ARG002
         """UIDL and LIST: every message whose UIDL is not among `seen`, in the server's order, in one window."""
@@ -124,22 +152,32 @@ class Pop3Source:
                 for uidl, number in fresh.items()
             ]
 
+    def back(self, opened: Opened, *, low: int, high: int, seen: frozenset[str]) -> Iterator[list[Ref]]:  # noqa: ARG002
+        """Every message whose UIDL is not among `seen`, in one window, in the server's order: the newest last."""
+        yield from self.new(opened, after=0, seen=seen)
+
     def gone(self, opened: Opened, seen: frozenset[str]) -> Sequence[str]:  # noqa: ARG002
         """Which of these UIDLs the server no longer lists."""
         return sorted(seen - self._uidls().keys())
 
-    def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[tuple[Sequence[Ref], Iterator[Fetched]]]:
+    def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[Group]:
         """RETR each message; with PIPELINING the next group is asked for while this one is read."""
         ahead = "PIPELINING" in self._capabilities
         waiting: Sequence[Ref] | None = None
         for group in groups:
             if ahead:
-                self._wire.send(b"".join(f"RETR {ref.number}\r\n".encode() for ref in group))
+                asked = (ref for ref in group if ref.size <= self._message_max)
+                self._wire.send(b"".join(f"RETR {ref.number}\r\n".encode() for ref in asked))
             if waiting:
                 yield waiting, self._retrieved(waiting, asked=ahead)
             waiting = group
         if waiting:
             yield waiting, self._retrieved(waiting, asked=ahead)
+
+    def rescue(self, refs: Iterable[Ref]) -> Iterator[Group]:
+        """RETR each message, one after the other: POP3 has no other way."""
+        for ref in refs:
+            yield [ref], self._retrieved([ref], asked=False)
 
     def find(self, opened: Opened, uids: Sequence[int], uidls: Sequence[str]) -> list[Ref]:  # noqa: ARG002
         """Those of these UIDLs that are in the listing, with their numbers in this session."""
@@ -174,6 +212,42 @@ class Pop3Source:
 
     # -- the protocol --------------------------------------------------------------------------------------------
 
+    def _arrived(self, listing: Mapping[str, int], since: date) -> set[str]:
+        """What arrived on a day or later, or at a time that nobody can tell.
+
+        Servers list in the order of arrival, so it is looked at from the end until `_OLD` in a row are too old.
+        """
+        newest_first = sorted(listing, key=lambda uidl: -listing[uidl])
+        young: set[str] = set()
+        for start in range(0, len(newest_first), _OLD):
+            some = newest_first[start : start + _OLD]
+            heads = zip(some, self._heads([listing[uidl] for uidl in some]), strict=True)
+            found = {uidl for uidl, head in heads if not _before(head, since)}
+            if not found:
+                break
+            young |= found
+        return young
+
+    def _heads(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        """TOP n 0: the heads of messages, each cut to what holds the dates."""
+        commands = [f"TOP {number} 0\r\n".encode() for number in numbers]
+        ahead = "PIPELINING" in self._capabilities
+        if ahead:
+            self._wire.send(b"".join(commands))
+        for command in commands:
+            if not ahead:
+                self._wire.send(command)
+            answer = self._answer()
+            if not answer.startswith("+OK"):
+                raise Misconfigured(
+                    f"{self._endpoint.host} does not show the heads of messages ({shown(answer)}), and POP3 tells dates "
+                    "in no other way. Set SINCE=now or SINCE=all."
+                )
+            head = b""
+            for piece in self._wire.dotted(self._message_max):
+                head += piece[: max(_HEAD - len(head), 0)]
+            yield head
+
     def _uidls(self) -> dict[str, int]:
         """UIDL -> message number in this session."""
         if self._listing is None:
@@ -198,17 +272,28 @@ class Pop3Source:
                 found[int(number)] = rest.strip()
         return found
 
-    def _retrieved(self, group: Sequence[Ref], *, asked: bool) -> Iterator[Fetched]:
+    def _retrieved(self, group: Sequence[Ref], *, asked: bool) -> Iterator[Fetched | Withheld]:
         for ref in group:
+            if ref.size > self._message_max:
+                # What LIST says is the size in octets (RFC 1939 section 5), so nothing has to be fetched to know it.
+                yield Withheld(ref, f"it has {ref.size} octets, more than MESSAGE_MAX allows", ref.size)
+                continue
             if not asked:
                 self._wire.send(f"RETR {ref.number}\r\n".encode())
             answer = self._answer()
             if not answer.startswith("+OK"):
-                raise meaning(
-                    answer.removeprefix("-ERR "), host=self._endpoint.host, during="fetching messages"
-                )
+                refused = meaning(answer.removeprefix("-ERR "), host=self._endpoint.host, during=FETCHING)
+                if not isinstance(refused, Refused):
+                    raise refused
+                yield Withheld(ref, refused.sentence, ref.size)
+                continue
             pieces = self._wire.dotted(self._message_max)
-            yield Fetched(ref, pieces)
+            try:
+                message = judged(Fetched(ref, pieces))
+            except TooLarge as error:
+                yield Withheld(ref, error.sentence, error.size)
+                raise
+            yield message
             # A consumer that stopped early must not leave the rest of a message for the next answer.
             for _ in pieces:
                 pass
@@ -227,6 +312,11 @@ class Pop3Source:
         if not line.startswith(("+", "-ERR")):
             raise Unreachable(f"{self._endpoint.host} answered outside the protocol; hung up")
         return line
+
+
+def _before(head: bytes, since: date) -> bool:
+    moment = arrival(head)
+    return moment is not None and moment.date() < since
 
 
 def _word(text: str) -> str:

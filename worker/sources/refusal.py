@@ -17,6 +17,7 @@ from worker.errors import (
     Throttled,
     Unreachable,
 )
+from worker.sources import Refused
 
 _BACKOFF = re.compile(r"Suggested Backoff Time: (\d+) milliseconds", re.IGNORECASE)
 _LONGEST_PARK_SECONDS = 3600.0
@@ -28,6 +29,9 @@ _CROWDED = (
     "[inuse]",
 )
 _SLOW_DOWN = ("request is throttled", "[throttled]", "[overquota]", "bandwidth limits", "[login-delay]")
+FETCHING = "fetching messages"
+"""What was being done when a refusal may concern one message alone."""
+_MISSING = ("[nonexistent]", "doesn't exist", "does not exist", "not found")
 _PASSING = ("server unavailable", "[unavailable]", "[sys/temp]", "[tempfail]", "temporarily unavailable")
 
 
@@ -59,7 +63,9 @@ def meaning(text: str, *, host: str, during: str) -> MailquayError:
             f"{said}. The server gives no reason; check ADDRESS, the account's access to it, and that the protocol "
             "is switched on for the mailbox."
         )
-    if "[nonexistent]" in low or "doesn't exist" in low or "does not exist" in low or "not found" in low:
+    if during == FETCHING:
+        return Refused(f"{said}. It is tried again")
+    if any(sign in low for sign in _MISSING):
         return Misconfigured(f"{said}. Check FOLDERS")
     return Unreachable(f"{said}. It is tried again")
 

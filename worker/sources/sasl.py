@@ -9,6 +9,11 @@ import base64
 
 from worker.sources import Credentials, Endpoint
 
+_TELLING = 12
+"""So many letters of a secret in a row are no chance."""
+_GUESSABLE = 4
+"""A shorter password is a part of ordinary words."""
+
 
 def mechanism(credentials: Credentials, offered: frozenset[str]) -> str | None:
     """Which mechanism to use of those a server offers: XOAUTH2 before OAUTHBEARER for a token, PLAIN for a password.
@@ -44,3 +49,15 @@ def encoded(mechanism: str, credentials: Credentials, endpoint: Endpoint) -> byt
 def answer_to_challenge(mechanism: str) -> bytes:
     """What to answer to the error challenge, so that the server sends its refusal (RFC 7628 section 3.2.3)."""
     return b"AQ==" if mechanism == "OAUTHBEARER" else b""
+
+
+def repeated(text: str, credentials: Credentials, endpoint: Endpoint) -> bool:
+    """Whether a server's words repeat a secret, or a good part of it, as it is or in the base64 of a mechanism."""
+    forms = [credentials.secret]
+    forms += [encoded(name, credentials, endpoint).decode() for name in ("XOAUTH2", "OAUTHBEARER", "PLAIN")]
+    return any(
+        form[start : start + _TELLING] in text
+        for form in forms
+        if len(form) >= _GUESSABLE
+        for start in range(max(1, len(form) - _TELLING + 1))
+    )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from worker.errors import Misconfigured, Unreachable
-from worker.sources import Endpoint
+from worker.sources import Endpoint, TooLarge
 
 _BUFFER = 256 * 1024
 _PIECE = 128 * 1024
@@ -144,7 +144,8 @@ class Wire:
         """A multi-line answer up to its final dot, unstuffed, in pieces of whole lines (RFC 1939 section 3).
 
         Raises:
-            Unreachable: the server hung, hung up, or sent more than `limit` octets.
+            TooLarge: the server sent more than `limit` octets.
+            Unreachable: it hung, or hung up.
         """
         begun, octets, searched = self._clock(), 0, self._start
         while True:
@@ -172,12 +173,16 @@ class Wire:
                 continue
             patience = self._answer_seconds + (octets + self._end - self._start) / _SLOWEST_OCTETS_A_SECOND
             if self._end - self._start > limit:
-                raise Unreachable(f"{self.endpoint.host} sent a line of more than {limit} octets; hung up")
+                raise TooLarge(
+                    f"{self.endpoint.host} sent a line of more than {limit} octets; hung up", size=limit + 1
+                )
             searched -= self._fill(begun + patience, limit)
 
     def _within(self, octets: int, limit: int) -> None:
         if octets > limit:
-            raise Unreachable(f"{self.endpoint.host} sent a message of more than {limit} octets; hung up")
+            raise TooLarge(
+                f"{self.endpoint.host} sent a message of more than {limit} octets; hung up", size=octets
+            )
 
     def close(self) -> None:
         """Hang up; never raises."""

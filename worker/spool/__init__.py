@@ -241,6 +241,22 @@ class Spool(Protocol):
         """The note that `remember` kept."""
         ...
 
+    def note_message(self, mailbox: str, id: str, note: Mapping[str, Any]) -> None:  # noqa: A002
+        """Keep a durable note on one message that is not in the spool; it replaces an older one of the same id.
+
+        Raises:
+            SpoolFull: there is no room.
+        """
+        ...
+
+    def noted_messages(self, mailbox: str) -> list[Mapping[str, Any]]:
+        """The notes that `note_message` kept, in no order."""
+        ...
+
+    def forget_message(self, mailbox: str, id: str) -> None:  # noqa: A002
+        """Throw the note on a message away."""
+        ...
+
     def clean(self) -> int:
         """Remove what dead processes left unfinished and generations that were replaced; how many files went."""
         ...

@@ -77,7 +77,7 @@ class FileSpool:
         self.path = path
         self._disk_free_min = disk_free_min
         self._clock = clock
-        for name in ("tmp", "ready", "failed", "notes"):
+        for name in ("tmp", "ready", "failed", "notes", "withheld"):
             (path / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def new(self, plan: Batch) -> FileBatchWriter:
@@ -177,6 +177,32 @@ class FileSpool:
         except FileNotFoundError:
             return None
         return note
+
+    def note_message(self, mailbox: str, id: str, note: Mapping[str, Any]) -> None:  # noqa: A002
+        """Write or replace `withheld/MAILBOX/ID.json`, durably.
+
+        Raises:
+            SpoolFull: there is no room.
+        """
+        folder = self.path / "withheld" / mailbox
+        if not folder.exists():
+            with _room(self.path):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                _sync_directory(folder.parent)
+        self._write(folder / f"{id}.json", orjson.dumps(note))
+
+    def noted_messages(self, mailbox: str) -> list[Mapping[str, Any]]:
+        """Read every note in `withheld/MAILBOX/`; one that is taken away meanwhile is none."""
+        found: list[Mapping[str, Any]] = []
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self.path / "withheld" / mailbox):  # noqa: PTH208  (asked at every pull)
+                with suppress(FileNotFoundError):
+                    found.append(orjson.loads((self.path / "withheld" / mailbox / name).read_bytes()))
+        return found
+
+    def forget_message(self, mailbox: str, id: str) -> None:  # noqa: A002
+        """Unlink a note."""
+        (self.path / "withheld" / mailbox / f"{id}.json").unlink(missing_ok=True)
 
     def clean(self) -> int:
         """Remove unfinished files of dead processes and generations that were replaced.

@@ -27,6 +27,7 @@ class MemorySpool:
         self.ready: dict[Ticket, _Content] = {}
         self.set_aside: dict[Ticket, tuple[str, _Content]] = {}
         self._notes: dict[str, bytes] = {}
+        self._noted: dict[tuple[str, str], bytes] = {}
 
     def new(self, plan: Batch) -> MemoryBatchWriter:  # noqa: ARG002  (nothing cuts a dictionary short)
         """Begin a batch."""
@@ -82,6 +83,18 @@ class MemorySpool:
     def recall(self, mailbox: str) -> Mapping[str, Any] | None:
         """The note, or None."""
         return orjson.loads(self._notes[mailbox]) if mailbox in self._notes else None
+
+    def note_message(self, mailbox: str, id: str, note: Mapping[str, Any]) -> None:  # noqa: A002
+        """Keep a note on a message."""
+        self._noted[mailbox, id] = orjson.dumps(note)
+
+    def noted_messages(self, mailbox: str) -> list[Mapping[str, Any]]:
+        """The notes on messages of a mailbox."""
+        return [orjson.loads(text) for (name, _), text in self._noted.items() if name == mailbox]
+
+    def forget_message(self, mailbox: str, id: str) -> None:  # noqa: A002
+        """Forget a note on a message."""
+        self._noted.pop((mailbox, id), None)
 
     def clean(self) -> int:
         """Forget generations that were replaced."""

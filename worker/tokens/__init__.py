@@ -16,11 +16,15 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A bearer token and the Unix times at which it was issued and ends. It never shows in a repr."""
+    """A bearer token and the Unix times at which it was issued and ends. It never shows in a repr.
+
+    `forced`: it was asked for because a server had refused the one before.
+    """
 
     secret: str = field(repr=False)
     expires_at: float
     issued_at: float = 0.0
+    forced: bool = False
 
     def good(self, now: float, *, margin: float) -> bool:
         """Whether it lives `margin` seconds longer, or a quarter of its life where that is less.
@@ -60,7 +64,7 @@ class Registration:
     """The app registration under which accounts sign in.
 
     `authority` is a whole https address: for `entra` with the tenant, else the issuer, below which OpenID Connect discovery
-    finds the rest. `username_claims` are the claims of an id token in which the provider vouches for a name. Without a
+    finds the rest. `secret_ends_at` (Unix seconds) is what the operator said. `username_claims` are the claims of an id token in which the provider vouches for a name. Without a
     `credential` it is a public client.
     """
 
@@ -70,6 +74,7 @@ class Registration:
     username_claims: tuple[str, ...]
     credential: Credential | None = None
     ca_file: str | None = None
+    secret_ends_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +101,30 @@ def spelled(scopes: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a provider gave: the new grant, the token for the scopes that were asked for, and when it ends, if it said so."""
+    """What a provider gave: the new grant, the token for the scopes that were asked for, and when the grant ends if it said.
+
+    `rotated`: a new refresh token was among it.
+    """
 
     grant: Grant
     token: AccessToken
     ends_at: float | None = None
+    rotated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """Why an account's grant could not be renewed, kept for all processes. Times are Unix seconds.
 
-    `kind` is the name of an error class, `since` when it began, `tries` how often the provider was asked, `again_at`
-    before when nobody asks it again.
+    `kind` is the name of an error class, `tries` how often the provider was asked in vain, `again_at` before when nobody
+    asks it again. `refused_since` is when it said no for the first time: an outage in between does not begin that anew.
     """
 
     kind: str
     sentence: str
-    since: float
     tries: int
     again_at: float
+    refused_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,32 +140,24 @@ class Stored:
     renewed_at: float = 0.0
     ends_at: float | None = None
     client_id: str = ""
-    trouble: Trouble | None = None
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+
+    def trouble(self, scopes: Sequence[str]) -> Trouble | None:
+        """Why these scopes could not be had. Consent may be missing for one protocol and not for another."""
+        return self.troubles.get(spelled(scopes))
 
 
-Lock = Callable[[str], AbstractContextManager[object | None]]
-"""Gives exclusive work on a named thing across processes: enters with something, or with None when it is taken."""
+class Held(Protocol):
+    """Exclusive work on something, as long as `check` does not raise."""
 
-
-class Tokens(Protocol):
-    """Where access tokens come from."""
-
-    def access(self, account: str, scopes: Sequence[str]) -> AccessToken:
-        """A token that is good for at least five minutes, or for as long as the provider's tokens are.
+    def check(self) -> None:
+        """Return while it is held.
 
         Raises:
-            NeedsSignIn: nobody signed in, or the provider wants the owner again.
-            NeedsAdmin, Misconfigured: the provider says that somebody else has to act.
-            SignInDoubtful: the provider refuses what worked a moment ago; tried again for a while.
-            Unreachable, Throttled: the provider does not answer; tried again.
-            TokensUnreadable: the stored token cannot be opened with the keys at hand.
+            LeaseLost: somebody else may have it by now.
         """
         ...
 
-    def another(self, account: str, scopes: Sequence[str], refused: AccessToken) -> AccessToken | None:
-        """A token other than one that a server refused; None when that one is too new for another to be better.
 
-        Raises:
-            MailquayError: as `access`.
-        """
-        ...
+Lock = Callable[[str], AbstractContextManager[Held | None]]
+"""Gives exclusive work on a named thing across processes: enters with it, or with None when it is taken."""

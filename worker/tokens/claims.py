@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from worker.errors import NeedsSignIn
 from worker.tokens import Registration
 
 _CLOCK_SECONDS = 300
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def vouched_name(registration: Registration, claims: Mapping[str, Any], *, now: float) -> str:
@@ -44,6 +46,8 @@ def vouched_name(registration: Registration, claims: Mapping[str, Any], *, now: 
 
 
 def _objection(registration: Registration, claims: Mapping[str, Any], now: float) -> str:
+    if not claims:
+        return "gave no id token, so nobody knows who signed in"
     audience = claims.get("aud")
     if registration.client_id not in (audience if isinstance(audience, list) else [audience]):
         return "gave an id token that is for another application"
@@ -51,8 +55,13 @@ def _objection(registration: Registration, claims: Mapping[str, Any], now: float
         return "gave an id token that is out of its time; check the clock"
     # Entra's issuer holds the tenant's id where the authority may hold its name, so only the rest can be compared.
     ours, theirs = urlsplit(registration.authority), urlsplit(str(claims.get("iss", "")))
-    if registration.name != "entra" and theirs.netloc != ours.netloc:
+    # Google may leave the scheme out (its page on OpenID Connect).
+    if registration.name != "entra" and ours.netloc not in {theirs.netloc, theirs.path}:
         return "gave an id token of another issuer"
+    tenant = ours.path.strip("/").lower()
+    # The id may have been copied in capitals.
+    if registration.name == "entra" and _GUID.fullmatch(tenant) and claims.get("tid") != tenant:
+        return "gave an id token of another tenant"
     return ""
 
 
@@ -76,10 +85,20 @@ class Wanted:
 def decoded(token: str) -> dict[str, Any] | None:
     """The claims of a JSON Web Token (RFC 7519), unchecked; None for an opaque one."""
     parts = token.split(".")
-    if len(parts) != 3:
-        return None
+    return _json(parts[1]) if len(parts) == 3 else None
+
+
+def client_information(text: str) -> dict[str, Any] | None:
+    """What Entra says of an account beside its tokens: base64url JSON with `uid` and `utid`; None for anything else."""
+    found = _json(text) if text else None
+    known = found and all(isinstance(found.get(key), str) for key in ("uid", "utid"))
+    return found if known else None
+
+
+def _json(part: str) -> dict[str, Any] | None:
+    """A JSON object in base64url without padding."""
     try:
-        found = orjson.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        found = orjson.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (binascii.Error, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -10,51 +10,52 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import msal
 import orjson
-import requests
-from msal.exceptions import MsalServiceError
 
-from worker.errors import MailquayError, Misconfigured, NeedsSignIn, RegistrationRefused, Unreachable
+from worker.errors import (
+    MailquayError,
+    Misconfigured,
+    NeedsSignIn,
+    RegistrationRefused,
+    Throttled,
+    Unreachable,
+)
 from worker.tokens import AccessToken, Grant, Granted, Registration, spelled
+from worker.tokens.answer import ProviderSession
 from worker.tokens.claims import vouched_name
 from worker.tokens.credential import for_msal
 from worker.tokens.verdict import declined, refusal
 
 _HTTP_CACHE: dict[str, Any] = {}
 """MSAL's memory of discovery answers, shared in this process so that no poll asks for them."""
-_CONNECT_SECONDS, _READ_SECONDS = 5.0, 20.0
-
-
-class _Session(requests.Session):
-    """An HTTP session whose every call has a deadline, and that remembers how the last one ended; MSAL does neither."""
-
-    status = 0
-    retry_after: float | None = None
-
-    def request(self, *args: Any, **options: Any) -> requests.Response:
-        options["timeout"] = (_CONNECT_SECONDS, _READ_SECONDS)
-        answer = super().request(*args, **options)
-        self.status = answer.status_code
-        with suppress(KeyError, ValueError):
-            self.retry_after = float(answer.headers["Retry-After"])
-        return answer
+_LATER_SECONDS = 5.0
+"""RFC 8628 section 3.5: a client that is told to slow down, or gets no answer, waits so much longer."""
 
 
 class Entra:
     """The provider behind one app registration."""
 
-    def __init__(self, registration: Registration, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        registration: Registration,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._registration = registration
         self._clock = clock
+        self._sleep = sleep
 
     # -- keeping a grant fresh ---------------------------------------------------------------------------------------
 
-    def refresh(self, account: str, grant: Grant | None, scopes: Sequence[str]) -> Granted:
-        """New tokens for the refresh token of a grant (RFC 6749 section 6).
+    def refresh(
+        self, account: str, grant: Grant | None, scopes: Sequence[str], before_post: Callable[[], None]
+    ) -> Granted:
+        """New tokens for the refresh token of a grant (RFC 6749 section 6). `before_post` is called before it is sent.
 
         Raises:
             MailquayError: what `verdict.refusal` makes of the answer; Unreachable when there was none.
@@ -69,12 +70,20 @@ class Entra:
             )
             return found or {"error": "no_account"}
 
-        return self._granted(account, cache, self._asked(account, silently, cache))
+        return self._granted(account, cache, self._asked(account, silently, cache, before_post))
 
-    def client_credentials(self, account: str, grant: Grant | None, scopes: Sequence[str]) -> Granted:  # noqa: ARG002
+    def client_credentials(
+        self,
+        account: str,
+        grant: Grant | None,  # noqa: ARG002  (an application on its own has none)
+        scopes: Sequence[str],
+        before_post: Callable[[], None],
+    ) -> Granted:
         """A token for the application itself (RFC 6749 section 4.4); it has no refresh token. Raises as `refresh`."""
         cache = msal.SerializableTokenCache()
-        answer = self._asked(account, lambda app: app.acquire_token_for_client(scopes=list(scopes)), cache)
+        answer = self._asked(
+            account, lambda app: app.acquire_token_for_client(scopes=list(scopes)), cache, before_post
+        )
         return self._granted(account, cache, answer)
 
     # -- signing in ----------------------------------------------------------------------------------------------
@@ -91,7 +100,17 @@ class Entra:
                 "this app registration has a secret or a certificate, and the device code flow is for public clients. "
                 f"Run `mailquay login --browser {account}`, or --paste where there is no browser"
             )
-        flow = self._asked(account, lambda app: app.initiate_device_flow(scopes=list(scopes)))
+
+        def begin(app: Any) -> dict[str, Any]:
+            if not app.authority.device_authorization_endpoint:
+                raise Misconfigured(
+                    "the identity provider has no device code flow. Run `mailquay login --browser "
+                    f"{account}`, or --paste where there is no browser"
+                )
+            flow: dict[str, Any] = app.initiate_device_flow(scopes=list(scopes))
+            return flow
+
+        flow = self._asked(account, begin)
         if "user_code" not in flow:
             raise refusal(account, flow)
         return flow
@@ -106,12 +125,23 @@ class Entra:
             MailquayError: as `refresh`.
         """
         cache = msal.SerializableTokenCache()
-        answer = self._asked(
-            account,
-            lambda app: app.acquire_token_by_device_flow(flow, exit_condition=lambda _: give_up()),
-            cache,
-        )
-        return self._signed_in(account, cache, answer, scopes)
+        pause = float(flow.get("interval", _LATER_SECONDS))
+        while True:
+            try:
+                # Once, and without MSAL's own waiting: a dropped connection is no end of the sign-in.
+                answer = self._asked(
+                    account,
+                    lambda app: app.acquire_token_by_device_flow(flow, exit_condition=lambda _: True),
+                    cache,
+                )
+            except (Unreachable, Throttled):
+                answer = {"error": "slow_down"}
+            if answer.get("error") not in {"authorization_pending", "slow_down"}:
+                return self._signed_in(account, cache, answer, scopes)
+            pause += _LATER_SECONDS if answer["error"] == "slow_down" else 0.0
+            if give_up() or self._clock() > float(flow.get("expires_at", 0.0)):
+                raise declined(account, {"error": "expired_token"})
+            self._sleep(pause)
 
     def begin_code_flow(
         self, account: str, scopes: Sequence[str], *, redirect_uri: str, form_post: bool
@@ -123,7 +153,6 @@ class Entra:
         Raises:
             MailquayError: the provider does not answer.
         """
-        google = self._registration.name == "google"
 
         def begin(app: Any) -> dict[str, Any]:
             with warnings.catch_warnings():
@@ -140,7 +169,7 @@ class Entra:
             return flow
 
         flow = self._asked(account, begin)
-        if google:
+        if self._registration.name == "google":
             # Google's way of saying offline_access.
             flow["auth_uri"] += "&access_type=offline"
         return flow
@@ -179,7 +208,7 @@ class Entra:
         if "access_token" not in answer:
             raise declined(account, answer)
         who = vouched_name(self._registration, answer.get("id_token_claims") or {}, now=self._clock())
-        if who.casefold() != account.casefold():
+        if who.lower() != account.lower():
             raise NeedsSignIn(
                 f"{who} signed in, but this sign-in is for {account}; nothing was stored. Sign out in the browser and "
                 f"run `mailquay login {account}` again. If {who} is who should sign in for the mailbox, set its ACCOUNT"
@@ -190,47 +219,62 @@ class Entra:
                 "nothing was stored. Allow offline access for the application"
             )
         granted = self._granted(account, cache, answer)
-        return Granted(
-            Grant(granted.grant.cache, {spelled(scopes): granted.token}), granted.token, granted.ends_at
-        )
+        return replace(granted, grant=Grant(granted.grant.cache, {spelled(scopes): granted.token}))
 
     def _granted(self, account: str, cache: Any, answer: Mapping[str, Any]) -> Granted:
         if "access_token" not in answer:
             raise refusal(account, answer)
         now = self._clock()
-        token = AccessToken(answer["access_token"], now + int(answer.get("expires_in", 3600)), now)
+        token = AccessToken(answer["access_token"], now + answer.get("expires_in", 3600), now)
         # Google and Keycloak say how long the refresh token lives, each in its own word.
         lives = answer.get("refresh_token_expires_in") or answer.get("refresh_expires_in")
-        return Granted(Grant(_without_access_tokens(cache)), token, now + int(lives) if lives else None)
+        return Granted(
+            Grant(_without_access_tokens(cache)),
+            token,
+            ends_at=now + lives if lives else None,
+            rotated="refresh_token" in answer,
+        )
 
-    def _asked(self, account: str, ask: Callable[[Any], dict[str, Any]], cache: Any = None) -> dict[str, Any]:
+    def _asked(
+        self,
+        account: str,
+        ask: Callable[[Any], dict[str, Any]],
+        cache: Any = None,
+        before_post: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
         """Ask the provider, and make every way of not answering one error."""
         said = self._registration
         _forget_refusals()
-        with _Session() as session:
+        with ProviderSession(before_post=before_post) as session:
             if said.ca_file:
                 # requests prefers REQUESTS_CA_BUNDLE from the environment to `verify`; an explicit setting must win.
                 session.verify, session.trust_env = said.ca_file, False
             try:
                 answer = ask(self._app(session, cache))
-            except (requests.RequestException, MsalServiceError) as error:
-                raise self._unanswered(account, session, type(error).__name__) from error
-            except ValueError as error:
-                # MSAL says ValueError for an answer that is no JSON and for an authority that it cannot use.
-                raise self._unanswered(account, session, "it gave no usable answer") from error
+            except MailquayError:
+                raise
+            except Exception as error:
+                # Whatever MSAL makes of a strange answer: without a chain, because its errors may hold the body.
+                raise self._unanswered(account, session, type(error).__name__) from None
             if "error" in answer and (session.status >= 500 or session.status == 429):
                 raise refusal(account, answer, status=session.status, retry_after=session.retry_after)
         return answer
 
-    def _unanswered(self, account: str, session: _Session, reason: str) -> MailquayError:
+    def _unanswered(self, account: str, session: ProviderSession, reason: str) -> MailquayError:
         if session.status == 429 or (session.status >= 500 and session.retry_after):
-            return refusal(account, {"error": reason}, status=session.status, retry_after=session.retry_after)
+            answer = {"error": f"HTTP {session.status}"}
+            return refusal(account, answer, status=session.status, retry_after=session.retry_after)
+        authority = self._registration.authority
+        if session.asked == "GET" and session.status in {400, 404}:
+            return RegistrationRefused(
+                f"the identity provider knows no such tenant or issuer: {authority}. Check ENTRA__TENANT, or the issuer"
+            )
         return Unreachable(
-            f"the identity provider {self._registration.authority} does not answer ({reason}); tried again. If this "
-            "stays, check that it can be reached from here, and the tenant or issuer in the configuration"
+            f"the identity provider {authority} does not answer, or not usably ({reason}); tried again. If this stays, "
+            "check that it can be reached from here"
         )
 
-    def _app(self, session: _Session, cache: Any) -> Any:
+    def _app(self, session: ProviderSession, cache: Any) -> Any:
         said = self._registration
         options: dict[str, Any] = {
             "http_client": session,

@@ -17,13 +17,13 @@ from dataclasses import replace
 
 from worker.errors import (
     AccountTrouble,
+    LeaseLost,
     MailquayError,
     NeedsSignIn,
-    RedisUnavailable,
     Throttled,
     Unreachable,
 )
-from worker.tokens import AccessToken, Grant, Granted, Lock, Stored, spelled
+from worker.tokens import AccessToken, Grant, Granted, Held, Lock, Stored, spelled
 from worker.tokens.store import TokenStore
 from worker.tokens.verdict import judged, restored
 
@@ -33,11 +33,15 @@ _USABLE_SECONDS = 30.0
 """A token with more left than this is used while no better one is to be had."""
 _OTHERS_REFRESH_SECONDS = 40.0
 """How long to wait for another process that is refreshing the same account: longer than a killed one keeps the lock."""
-_SAVE_SECONDS = 30.0
+_JUST_SECONDS = 60.0
+"""A token as new as this is refused for another reason than its age."""
 
 
-Renew = Callable[[str, Grant | None, Sequence[str]], Granted]
-"""Asks the provider for an account's new tokens; raises what `verdict` makes of a refusal."""
+Renew = Callable[[str, Grant | None, Sequence[str], Callable[[], None]], Granted]
+"""Asks the provider for an account's new tokens; raises what `verdict` makes of a refusal.
+
+The last argument is called right before the refresh token is sent, and may raise.
+"""
 
 
 class Keeper:
@@ -66,21 +70,35 @@ class Keeper:
         self._sleep = sleep
 
     def access(self, account: str, scopes: Sequence[str]) -> AccessToken:
-        """A token that is good for five minutes or longer; see `Tokens.access` for what it raises."""
+        """A token that is good for five minutes or longer, or for as long as the provider's tokens are.
+
+        Raises:
+            NeedsSignIn: nobody signed in, or the provider wants the owner again.
+            NeedsAdmin, RegistrationRefused, OurBug: the provider says that somebody else has to act.
+            SignInDoubtful: the provider refuses what worked a moment ago; tried again for a while.
+            Unreachable, Throttled: the provider does not answer; tried again.
+            TokensUnreadable: the stored token cannot be opened with the keys at hand.
+        """
         stored = self._loaded(account)
         token = stored.grant.token(scopes) if stored.grant else None
         if token and token.good(self._clock(), margin=MARGIN_SECONDS):
             return token
         return self._renewed(account, scopes, refused=None)
 
-    def another(self, account: str, scopes: Sequence[str], refused: AccessToken) -> AccessToken | None:
-        """A token other than a refused one, or None; see `Tokens.another`."""
+    def another(
+        self, account: str, scopes: Sequence[str], refused: AccessToken, *, insist: bool = False
+    ) -> AccessToken | None:
+        """A token other than one that a server refused; None when that one was itself asked for because of a refusal.
+
+        Were each refusal answered by a refresh, a mailbox that is switched off would ask for one at every poll, which Entra
+        calls a loop (AADSTS50196). `insist` is for a person who waits. Raises as `access`.
+        """
         stored = self._loaded(account)
         token = stored.grant.token(scopes) if stored.grant else None
         if token and token.secret != refused.secret:
             return token
-        if self._clock() - refused.issued_at < (refused.expires_at - refused.issued_at) / 2:
-            # Were each refusal answered by a refresh, a mailbox that is switched off would ask for one at every poll.
+        just_issued = 0 <= self._clock() - refused.issued_at < _JUST_SECONDS
+        if not insist and (refused.forced or just_issued):
             return None
         return self._renewed(account, scopes, refused=refused)
 
@@ -90,8 +108,8 @@ class Keeper:
         self._renewed(account, scopes, refused=stored.grant.token(scopes) if stored.grant else None)
 
     def ask_anew(self, account: str) -> None:
-        """Forget what was noted of a refusal: somebody has mended something and wants to see whether it helped."""
-        self._store.note(account, None, read=self._store.glance(account).version)
+        """Forget what was noted of refusals: somebody has mended something and wants to see whether it helped."""
+        self._store.note(account, {}, read=self._store.glance(account).version)
 
     def _loaded(self, account: str) -> Stored:
         stored = self._store.load(account)
@@ -118,10 +136,15 @@ class Keeper:
                 if token and token.good(self._clock(), margin=MARGIN_SECONDS):
                     return token
                 usable = token if token and token.expires_at > self._clock() + _USABLE_SECONDS else None
-                if held is not None:
-                    return self._asked(account, scopes, stored, usable)
+                with suppress(LeaseLost):
+                    # It was asleep between the lock and the request: somebody else may be asking by now.
+                    if held is not None:
+                        return self._asked(account, scopes, stored, usable, held, forced=refused is not None)
                 if usable:
                     return usable
+                if trouble := stored.trouble(scopes):
+                    # The provider is in trouble, and somebody is waiting for it already: one is enough.
+                    raise restored(trouble, self._clock())
             if self._clock() > give_up:
                 raise Unreachable(
                     f"the token of {account} is being refreshed elsewhere, for too long; tried again"
@@ -129,46 +152,65 @@ class Keeper:
             self._sleep(0.1)
 
     def _asked(
-        self, account: str, scopes: Sequence[str], stored: Stored, usable: AccessToken | None
+        self,
+        account: str,
+        scopes: Sequence[str],
+        stored: Stored,
+        usable: AccessToken | None,
+        held: Held,
+        *,
+        forced: bool,
     ) -> AccessToken:
-        """Ask the provider, under the lock, unless it was asked a moment ago; `usable` is better than an error."""
-        now = self._clock()
-        if stored.trouble and now < stored.trouble.again_at:
+        """Ask the provider, under the lock, unless it was asked a moment ago; `usable` is better than an error.
+
+        Raises:
+            LeaseLost: the lock ran out before the refresh token was sent; nothing was asked.
+        """
+        before = stored.trouble(scopes)
+        if before and self._clock() < before.again_at:
             if usable:
                 return usable
-            raise restored(stored.trouble, now)
+            raise restored(before, self._clock())
         try:
-            granted = self._renew(account, stored.grant, scopes)
+            granted = self._renew(account, stored.grant, scopes, held.check)
         except MailquayError as said:
             if not isinstance(said, AccountTrouble | Throttled | Unreachable):
-                # A file that cannot be read here says nothing of the account.
+                # A file that cannot be read here, or a lock that is lost, says nothing of the account.
                 raise
-            error, trouble = judged(said, stored, now)
-            self._store.note(account, trouble, read=stored.version)
+            error, trouble = judged(said, stored, before, self._clock())
+            self._store.note(account, {**stored.troubles, spelled(scopes): trouble}, read=stored.version)
             if usable:
                 return usable
             raise error from said
-        before = stored.grant.tokens if stored.grant else {}
-        grant = replace(granted.grant, tokens={**_alive(before, now), spelled(scopes): granted.token})
-        self._save(account, grant, stored.version, granted.ends_at)
-        return granted.token
+        token = replace(granted.token, forced=forced)
+        alive = _alive(stored.grant.tokens if stored.grant else {}, self._clock())
+        grant = replace(granted.grant, tokens={**alive, spelled(scopes): token})
+        self._save(account, scopes, stored, replace(granted, grant=grant))
+        return token
 
-    def _save(self, account: str, grant: Grant, version: int, ends_at: float | None) -> None:
+    def _save(self, account: str, scopes: Sequence[str], stored: Stored, granted: Granted) -> None:
         """Store what came before it is used. When somebody signed in meanwhile, theirs stays and ours serves for once.
 
         Raises:
             RedisUnavailable: it stayed away for half a minute.
         """
+        # Without a new refresh token the old one ends when it would have ended.
+        ends_at = granted.ends_at if granted.rotated or granted.ends_at else stored.ends_at
+        troubles = {key: trouble for key, trouble in stored.troubles.items() if key != spelled(scopes)}
         now = self._clock()
-        while self._clock() < now + _SAVE_SECONDS:
-            # The only copy of a rotated refresh token is in this process now: it outlasts a Redis that restarts.
-            with suppress(RedisUnavailable):
-                self._store.swap(
-                    account, grant, read=version, now=now, ends_at=ends_at, client_id=self._client_id
-                )
-                return
-            self._sleep(0.5)
-        self._store.swap(account, grant, read=version, now=now, ends_at=ends_at, client_id=self._client_id)
+        self._store.outlasting(
+            lambda: self._store.swap(
+                account,
+                granted.grant,
+                read=stored.version,
+                now=now,
+                ends_at=ends_at,
+                client_id=self._client_id,
+                troubles=troubles,
+            ),
+            clock=self._clock,
+            sleep=self._sleep,
+        )
 
 
 def _alive(tokens: Mapping[str, AccessToken], now: float) -> dict[str, AccessToken]:

@@ -8,6 +8,7 @@ Redis, a dump and a backup of it; it does not protect against someone who also h
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -119,15 +120,21 @@ class KeyFile:
         return self._keys
 
     def put_in_front(self, key: str) -> None:
-        """Make `key` the newest one: the file is replaced in one step, readable by its owner only.
+        """Make `key` the newest one: the file is replaced in one step, with the owner and mode that it had.
 
         Raises:
             TokensUnreadable: the file cannot be written.
         """
         keys = [key, *self()]
         try:
-            unfinished = _written(self._path, keys)
-            unfinished.replace(self._path)
+            # Behind a link lies the file itself, and whoever could read it before has to go on reading it.
+            path = self._path.resolve(strict=True)
+            before = path.stat()
+            unfinished = _written(path, keys)
+            unfinished.chmod(stat.S_IMODE(before.st_mode))
+            if before.st_uid != os.getuid() or before.st_gid != os.getgid():
+                os.chown(unfinished, before.st_uid, before.st_gid)
+            unfinished.replace(path)
         except OSError as error:
             raise TokensUnreadable(
                 f"TOKEN_KEYS_FILE {self._path} cannot be written ({error.strerror}). Make a key with "

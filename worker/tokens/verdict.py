@@ -90,29 +90,38 @@ def declined(account: str, answer: Mapping[str, Any], *, status: int = 400) -> M
     return refusal(account, answer, status=status)
 
 
-def judged(error: MailquayError, stored: Stored, now: float) -> tuple[MailquayError, Trouble]:
-    """What is raised for a refused or failed renewal, and what is noted so that nobody asks again too soon."""
-    before = stored.trouble
-    # An outage that ends in a refusal is not yet a refusal that has lasted.
-    same = before and _refused(before.kind) == isinstance(error, AccountTrouble)
-    since, tries = (before.since, before.tries + 1) if before and same else (now, 1)
-    worked_lately = stored.grant is not None and since - stored.renewed_at < LATELY_SECONDS
-    if isinstance(error, NeedsSignIn | NeedsAdmin) and worked_lately and now < since + DOUBT_SECONDS:
-        # A directory that is being moved, a policy rolled out and taken back: it heals by itself more often than not.
-        error = SignInDoubtful(
-            f"{error.sentence}. It worked lately, so it is tried again for {DOUBT_SECONDS / 60:.0f} minutes first"
-        )
+def judged(
+    error: MailquayError, stored: Stored, before: Trouble | None, now: float
+) -> tuple[MailquayError, Trouble]:
+    """What is raised for a refused or failed renewal, and what is noted so that nobody asks again too soon.
+
+    `before` is what was noted of the same scopes. An outage between two refusals does not begin the doubt anew.
+    """
+    refused_since = before.refused_since if before else None
+    if isinstance(error, AccountTrouble) and refused_since is None:
+        refused_since = now
+    tries = before.tries + 1 if before else 1
+    if isinstance(error, NeedsSignIn | NeedsAdmin) and refused_since is not None:
+        worked_lately = stored.grant is not None and refused_since - stored.renewed_at < LATELY_SECONDS
+        if worked_lately and now < refused_since + DOUBT_SECONDS:
+            # A directory that is being moved, a policy taken back: it heals by itself more often than not.
+            error = SignInDoubtful(
+                f"{error.sentence}. It worked lately, so it is tried again for {DOUBT_SECONDS / 60:.0f} minutes first"
+            )
+    return error, Trouble(
+        type(error).__name__, error.sentence, tries, now + _pause(error, tries), refused_since
+    )
+
+
+def _pause(error: MailquayError, tries: int) -> float:
+    """Seconds for which nobody asks again."""
     if isinstance(error, Throttled):
-        wait = error.seconds
-    elif isinstance(error, SignInDoubtful):
-        wait = min(30.0 * 2 ** (tries - 1), 240.0)
-    elif error.retried:
-        wait = min(5.0 * 2 ** min(tries - 1, 10), 60.0)
-    elif isinstance(error, NeedsSignIn):
-        wait = _LOOK_AGAIN_SECONDS
-    else:
-        wait = _MENDED_ELSEWHERE_SECONDS
-    return error, Trouble(type(error).__name__, error.sentence, since, tries, now + wait)
+        return error.seconds
+    if isinstance(error, SignInDoubtful):
+        return float(min(30.0 * 2 ** min(tries - 1, 10), 240.0))
+    if error.retried:
+        return float(min(5.0 * 2 ** min(tries - 1, 10), 60.0))
+    return _LOOK_AGAIN_SECONDS if isinstance(error, NeedsSignIn) else _MENDED_ELSEWHERE_SECONDS
 
 
 def restored(trouble: Trouble, now: float) -> MailquayError:
