@@ -149,6 +149,7 @@ def test_stations_do_not_know_each_other(station: str) -> None:
     others = [name for name in STATIONS if name != station]
     composers = [
         *("worker.pull", "worker.errand", "worker.bring", "worker.settle"),
+        *("worker.route", "worker.begin", "worker.backfill", "worker.catch_up"),
         *("worker.deliver", "worker.sweep", "worker.quay", "worker.settings"),
     ]
 

@@ -70,6 +70,7 @@ def ask(errand: Errand, source: Source, folder: str, since: date | None, *, word
         # What the beginning of the mailbox still owes must not be forgotten over a shorter wish.
         low = min(low, going.low)
     checkpoints.end_backfill(name, folder)
+    checkpoints.reach_back(errand.lease.fence, name, folder, since)
     if high < low:
         return None
     asked = Backfill(opened.uidvalidity, low, high, high, word)
@@ -102,7 +103,8 @@ def _take_turn(
             )
             uidls = [ref.uidl for ref in refs if ref.uidl]
             checkpoints.move_backfill(errand.lease.fence, name, folder, todo, uidls=uidls)
-            if clock() > until:
+            errand.pulled.gone_back[folder] = todo
+            if clock() > until and todo.high >= todo.low:
                 return
     errand.lease.check()
     checkpoints.end_backfill(name, folder)

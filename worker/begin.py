@@ -6,12 +6,15 @@ new. What is recorded here stands before any message is fetched, and durably bes
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import astuple, replace
+from datetime import timedelta
 
 import structlog
 
 from worker.checkpoint import Backfill, Checkpoint
 from worker.errand import Errand
+from worker.errors import Misconfigured
 from worker.folders import patterns, plain
 from worker.recognise import renamed
 from worker.sources import Opened, Source
@@ -58,33 +61,41 @@ def checkpoint(errand: Errand, source: Source, opened: Opened, *, appeared: bool
         return found
     begun, going = Checkpoint(opened.uidvalidity), None
     if found:
-        # RFC 3501 section 2.3.1.1: the old uids mean nothing any more. All is pulled again, so that nothing is lost.
+        # RFC 3501 section 2.3.1.1: the old uids mean nothing any more. All that is wanted is listed again, so that
+        # nothing is lost.
         log.warning("folder.renumbered", mailbox=mailbox.name, folder=opened.folder, reason="new UIDVALIDITY")
+        day = quay.checkpoints.begun(mailbox.name, opened.folder)
+        begun = replace(begun, uid=source.start(opened, day)[0] if day else 0, recognise=mailbox.recognize)
         if mailbox.recognize:
             quay.checkpoints.recognise(mailbox.name, opened.folder, opened.uidvalidity)
-            begun = replace(begun, recognise=True)
     elif not (appeared and mailbox.since.kind == "now"):
         begun, going = _beginning(errand, source, opened)
     _record(errand, opened.folder, begun, going)
-    if found:
-        quay.repairs.forget_others(mailbox.name, opened.folder, opened.uidvalidity)
     return begun
 
 
-def renumbered(errand: Errand, source: Source, opened: Opened, at: Checkpoint) -> bool:
-    """Whether what comes now may have been handed over under another number, so that its content has to be compared.
+def renumbered(errand: Errand, source: Source, opened: Opened, at: Checkpoint) -> Checkpoint:
+    """Where to go on, and whether what comes may have been handed over under another number.
 
     It stays so until the folder was gone through once. A maildrop has no UIDVALIDITY to say it, but its UIDLs all change.
     """
     mailbox, checkpoints = errand.mailbox, errand.quay.checkpoints
     if not mailbox.recognize or at.recognise or opened.uidvalidity is not None:
-        return mailbox.recognize and at.recognise
+        return replace(at, recognise=mailbox.recognize and at.recognise)
     gone = source.gone(opened, at.uidls)
     if not renamed(known=len(at.uidls), gone=len(gone), listed=opened.exists):
-        return False
+        return at
     log.warning("folder.renumbered", mailbox=mailbox.name, folder=opened.folder, reason="most UIDLs are new")
     checkpoints.recognise(mailbox.name, opened.folder, None)
-    return True
+    skipped = frozenset[str]()
+    if day := checkpoints.begun(mailbox.name, opened.folder):
+        with suppress(Misconfigured):
+            # Without TOP the server tells no dates; then what SINCE had skipped comes as well.
+            _, skipped = source.start(opened, day)
+    checkpoints.move(
+        errand.lease.fence, mailbox.name, opened.folder, uidvalidity=None, uidls=sorted(skipped - at.uidls)
+    )
+    return replace(at, uidls=at.uidls | skipped, recognise=True)
 
 
 def _beginning(errand: Errand, source: Source, opened: Opened) -> tuple[Checkpoint, Backfill | None]:
@@ -94,6 +105,10 @@ def _beginning(errand: Errand, source: Source, opened: Opened) -> tuple[Checkpoi
     if since.kind != "all":
         start = since.start(errand.quay.now())
         uid, uidls = source.start(opened, start.date() if start and since.kind != "now" else None)
+        if start:
+            # Servers count days in a zone of their own.
+            day = start.date() - timedelta(days=1)
+            errand.quay.checkpoints.note_begun(errand.lease.fence, errand.mailbox.name, opened.folder, day)
     begun = Checkpoint(opened.uidvalidity, uid, uidls)
     if opened.uidvalidity is None or opened.exists <= _MANY or since.kind == "now":
         return begun, None

@@ -292,6 +292,7 @@ def bring_again(errand: Errand, source: Source, opened: Opened) -> None:
 def bring_withheld(errand: Errand, source: Source, opened: Opened) -> None:
     """Try once more what the server withheld and what is due, each message alone, without moving the checkpoint."""
     quay, name, now = errand.quay, errand.mailbox.name, int(errand.quay.clock())
+    quay.repairs.forget_others(name, opened.folder, opened.uidvalidity)
     due = [
         repair
         for repair in quay.repairs.of(name)

@@ -23,6 +23,7 @@ from worker.mailbox import Mailbox, Since, write_since
 from worker.pull import pull
 from worker.quay import Quay
 from worker.sources import Source
+from worker.spool import Ticket
 
 _PULL_SECONDS = 60.0
 """After so long a pull gives the lease back: a sign-in a minute is what a schedule costs too."""
@@ -106,10 +107,18 @@ def work_off(
     Raises:
         MailquayError: a person has to act, or it went on failing. The backfill stays and can be gone on with.
     """
+
+    def rung(ticket: Ticket) -> None:
+        ring(ticket)
+        if now := quay.checkpoints.backfills(mailbox.name).get(folder):
+            progress(now)
+
     failures = 0
     while going := quay.checkpoints.backfills(mailbox.name).get(folder):
         progress(going)
-        pulled = pull(quay, mailbox, ring=ring, deadline=clock() + _PULL_SECONDS)
+        pulled = pull(quay, mailbox, ring=rung, deadline=clock() + _PULL_SECONDS)
+        if folder in pulled.gone_back:
+            progress(pulled.gone_back[folder])
         trouble = pulled.trouble
         if not (pulled.busy or pulled.more or trouble):
             # It is at its end, or the pull found no way to go on with it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from datetime import date
 from typing import Any, cast
 
 import orjson
@@ -93,6 +94,30 @@ class Checkpoints:
         )
         recognise = mark is not None and orjson.loads(mark) == uidvalidity
         return Checkpoint(uidvalidity, uid, frozenset(uidls), recognise)
+
+    def begun(self, mailbox: str, folder: str) -> date | None:
+        """The day before which nothing of this folder is wanted, by SINCE or by a backfill; None when all of it is."""
+        text = cast("str | None", self._client.hget(state.checkpoint_key(mailbox), f"begun:{folder}"))
+        return date.fromisoformat(orjson.loads(text)) if text else None
+
+    def note_begun(self, fence: int, mailbox: str, folder: str, day: date) -> None:
+        """Record the day before which nothing of a folder is wanted.
+
+        Raises:
+            LeaseLost: the lease is not held any more.
+        """
+        self._write(fence, mailbox, f"begun:{folder}", day)
+
+    def reach_back(self, fence: int, mailbox: str, folder: str, day: date | None) -> None:
+        """What came since `day`, or all, is wanted now; a later day changes nothing.
+
+        Raises:
+            LeaseLost: the lease is not held any more.
+        """
+        if day is None:
+            self._client.hdel(state.checkpoint_key(mailbox), f"begun:{folder}")
+        elif (begun := self.begun(mailbox, folder)) and day < begun:
+            self.note_begun(fence, mailbox, folder, day)
 
     def recognise(self, mailbox: str, folder: str, uidvalidity: int | None) -> None:
         """Note that a folder was renumbered, before its checkpoint says so; `recognised` ends it."""
@@ -189,7 +214,12 @@ class Checkpoints:
         uidls = cast("set[str]", self._client.smembers(state.uidls_key(mailbox)))
         fields = cast("dict[str, str]", self._client.hgetall(state.checkpoint_key(mailbox)))
         exported: dict[str, Any] = {"folders": {}, "uidls": sorted(uidls)}
-        for kind, whole in (("folder:", "folders"), ("pattern:", "patterns"), ("backfill:", "backfills")):
+        for kind, whole in (
+            ("folder:", "folders"),
+            ("begun:", "begun"),
+            ("pattern:", "patterns"),
+            ("backfill:", "backfills"),
+        ):
             found = {
                 name.removeprefix(kind): orjson.loads(text)
                 for name, text in sorted(fields.items())
@@ -208,6 +238,8 @@ class Checkpoints:
         for folder, (uidvalidity, uid) in exported["folders"].items():
             uidls = exported["uidls"] if uidvalidity is None else ()
             self.move(fence, mailbox, folder, uidvalidity=uidvalidity, uid=uid, uidls=uidls)
+        for folder, day in exported.get("begun", {}).items():
+            self.note_begun(fence, mailbox, folder, date.fromisoformat(day))
         self.note_looked_up(fence, mailbox, exported.get("patterns", ()))
         for folder, going in exported.get("backfills", {}).items():
             self.move_backfill(fence, mailbox, folder, Backfill(*going))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from worker.checkpoint import Backfill
 from worker.errors import MailquayError
 from worker.lease import Lease
 from worker.mailbox import Mailbox
@@ -19,8 +20,8 @@ Ring = Callable[[Ticket], None]
 class Pulled:
     """What one pull did. `busy`: another process holds the mailbox. `more`: the deadline came before the end.
 
-    `missing` names folders that are not there while others were pulled. `failures` are those in a row, this one
-    counted; `again`: the one before failed in the same way.
+    `missing` names folders that are not there while others were pulled. `gone_back` is how far each backfill was at
+    last. `failures` are those in a row, this one counted; `again`: the one before failed in the same way.
     """
 
     mailbox: str
@@ -33,6 +34,7 @@ class Pulled:
     more: bool = False
     trouble: MailquayError | None = None
     missing: MailquayError | None = None
+    gone_back: dict[str, Backfill] = field(default_factory=dict)
     failures: int = 0
     again: bool = False
 

@@ -114,14 +114,14 @@ def _pull_new(errand: Errand, source: Source) -> list[Place]:
     settled: list[Place] = []
     for opened, checkpoint in opened_folders(errand, source, calls(errand, source)):
         bring_again(errand, source, opened)
-        recognise = renumbered(errand, source, opened, checkpoint)
+        checkpoint = renumbered(errand, source, opened, checkpoint)  # noqa: PLW2901  (it is the one to go on from)
         for window in source.new(opened, after=checkpoint.uid, seen=checkpoint.uidls):
-            bring(errand, source, opened, window, recognise=recognise)
+            bring(errand, source, opened, window, recognise=checkpoint.recognise)
             if errand.pulled.more:
                 return settled
             bring_withheld(errand, source, opened)
         bring_withheld(errand, source, opened)
-        if recognise:
+        if checkpoint.recognise:
             checkpoints.recognised(name, opened.folder)
         settled += settle(errand, source, opened)
         checkpoints.forget_uidls(errand.lease.fence, name, source.gone(opened, checkpoint.uidls))

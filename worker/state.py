@@ -52,6 +52,7 @@ def mailbox_lease(mailbox: str) -> str:
 def checkpoint_key(mailbox: str) -> str:
     """Hash: `folder:NAME` -> JSON of the checkpoint of that folder; beside it what is known of the folders.
 
+    `begun:NAME` -> JSON of the day before which nothing of it is wanted;
     `recognise:NAME` -> JSON of the UIDVALIDITY under which a renumbered folder is gone through for the first time;
     `backfill:NAME` -> JSON of what is still to be gone back over; `pattern:WORD` -> there once a word of FOLDERS was
     looked up; `gone:NAME` -> there while a folder is no longer listed and people have been told.

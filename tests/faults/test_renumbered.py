@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from worker.demo.harbour import BOB
 from worker.quay import Quay
 
 COUNT = 5
+OLD = b"Date: Mon, 1 Jan 2024 12:00:00 +0000\r\n"
 
 
 @pytest.fixture
@@ -169,6 +171,27 @@ def test_what_is_withheld_while_a_folder_is_gone_through_is_recognised_when_it_c
     assert delivered_once(installation, range(COUNT))
 
 
+def test_what_since_had_skipped_stays_skipped(box: Installation, dovecot: Dovecot, valkey: Valkey) -> None:
+    """Years of mail that were never wanted do not flood anybody because a server has moved, even after a flush."""
+    dovecot.forget(BOB)
+    dovecot.save(BOB, numbered(8), numbered(9))
+    for letter in (dovecot._maildir(BOB, "INBOX") / "new").iterdir():
+        # When a letter came is the time of its file.
+        os.utime(letter, (1_700_000_000, 1_700_000_000))
+    quay = box.quay(MAILBOX__BOX__SINCE="now")
+    assert flow(quay, "box").messages == 0
+    dovecot.save(BOB, numbered(0))
+    flow(quay, "box")
+    valkey.flush()
+    flow(quay, "box")
+    dovecot.save(BOB, numbered(1))
+    dovecot.uidvalidity(BOB, 1_900_000_000)
+
+    flow(quay, "box")
+
+    assert {line["subject"] for line in box.lines()} == {"Crate 0", "Crate 1"}
+
+
 @pytest.fixture
 def maildrop(installation: Installation, certificates: Certificates) -> Iterator[Withholding]:
     """A POP3 mailbox `box` with five messages."""
@@ -196,6 +219,26 @@ def test_a_maildrop_whose_uidls_all_change_brings_only_what_was_not_handed_over(
     assert len(of(events, "folder.renumbered")) == 1
     maildrop.letters[COUNT + 2] = numbered(0)
     assert flow(quay, "box").messages == 1
+
+
+@pytest.mark.parametrize("dated", [True, False], ids=["with TOP", "without TOP"])
+def test_what_since_had_skipped_of_a_maildrop_stays_skipped_where_the_server_tells_dates(
+    installation: Installation, maildrop: Withholding, *, dated: bool
+) -> None:
+    """Where it does not, old mail is delivered, because nothing else is sure not to lose any."""
+    maildrop.letters = {number: OLD + numbered(number) for number in range(1, 6)}
+    maildrop.dated = dated
+    quay = installation.quay(MAILBOX__BOX__SINCE="now")
+    assert flow(quay, "box").messages == 0
+    maildrop.letters[6] = numbered(6)
+    assert flow(quay, "box").messages == 1
+    maildrop.letters[7] = numbered(7)
+    maildrop.uidvalidity = 8
+
+    result = flow(quay, "box")
+
+    assert (result.messages, result.recognised) == (1 if dated else 6, 1)
+    assert flow(quay, "box").messages == 0
 
 
 def test_a_maildrop_that_was_emptied_is_not_taken_for_a_renumbered_one(

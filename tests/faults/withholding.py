@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from tests.bed.placeholder import PLACEHOLDER
 from tests.bed.scripted import Scripted
@@ -16,7 +15,7 @@ WAYS = ("left out", "refused", "placeholder", "empty")
 class Withholding(Scripted):
     """One folder, numbered from 1. `withheld`: number -> the way; it may be changed between two sessions.
 
-    `listed` are sizes that are not true; `uidvalidity` may be changed too.
+    `listed` are sizes that are not true; `uidvalidity` may be changed too. Without `dated` there is no TOP.
     """
 
     def __init__(self, certificates: Certificates, *letters: bytes, protocol: str) -> None:
@@ -27,12 +26,8 @@ class Withholding(Scripted):
         self.withheld: dict[int, str] = {}
         self.listed: dict[int, int] = {}
         self.uidvalidity = 7
+        self.dated = True
         self._say = self._imap if imap else self._pop3
-
-    @property
-    def ca(self) -> Path:
-        """What clients have to trust."""
-        return self.ca_file
 
     def _answer(self, said: bytes) -> bytes:
         return self._say(said)
@@ -88,6 +83,11 @@ class Withholding(Scripted):
             return b"+OK\r\n" + b"".join(line + b"\r\n" for line in lines) + b".\r\n"
         if verb == b"CAPA":
             return b"+OK\r\nUSER\r\nUIDL\r\nPIPELINING\r\n.\r\n"
+        if verb == b"TOP" and self.dated:
+            head, _, _ = self.letters[int(argument.split()[0])].partition(b"\r\n\r\n")
+            return b"+OK\r\n" + head + b"\r\n\r\n.\r\n"
+        if verb == b"TOP":
+            return b"-ERR unknown command\r\n"
         if verb != b"RETR":
             return b"+OK\r\n"
         way = self.withheld.get(int(argument))

@@ -65,11 +65,11 @@ class MortalSpool(FileSpool):
         """A step."""
         self.life.step(lambda: FileSpool.remember(self, mailbox, note))
 
-    def note_message(self, mailbox: str, id: str, note: Any) -> None:
+    def note_message(self, mailbox: str, id: str, note: Any) -> None:  # noqa: A002
         """A step."""
         self.life.step(lambda: FileSpool.note_message(self, mailbox, id, note))
 
-    def forget_message(self, mailbox: str, id: str) -> None:
+    def forget_message(self, mailbox: str, id: str) -> None:  # noqa: A002
         """A step."""
         self.life.step(lambda: FileSpool.forget_message(self, mailbox, id))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import date
 
+import orjson
 import pytest
 
 from tests.bed.valkey import Valkey
@@ -131,6 +133,44 @@ def test_what_was_exported_can_be_restored(
     checkpoints.restore(successor.fence, "box", pop3)
     assert checkpoints.export("box") == pop3
     assert checkpoints.load("box", "INBOX") == Checkpoint(None, 0, frozenset("ab"))
+
+
+def test_a_folder_remembers_since_when_its_mail_is_wanted(
+    client: state.Client, checkpoints: Checkpoints, lease: Lease, take_over: TakeOver
+) -> None:
+    """Going back over it reaches further, never less far; a flush does not forget it."""
+    march, april = date(2026, 3, 1), date(2026, 4, 1)
+    assert checkpoints.begun("box", "INBOX") is None
+    checkpoints.reach_back(lease.fence, "box", "INBOX", march)
+    assert checkpoints.begun("box", "INBOX") is None
+    checkpoints.move(lease.fence, "box", "INBOX", uidvalidity=7, uid=10)
+    checkpoints.note_begun(lease.fence, "box", "INBOX", april)
+    checkpoints.reach_back(lease.fence, "box", "INBOX", date(2026, 5, 1))
+    assert checkpoints.begun("box", "INBOX") == april
+    checkpoints.reach_back(lease.fence, "box", "INBOX", march)
+    exported = orjson.loads(orjson.dumps(checkpoints.export("box")))
+    client.flushall()
+    fence = take_over().fence
+    checkpoints.restore(fence, "box", exported)
+    assert checkpoints.begun("box", "INBOX") == march
+    checkpoints.reach_back(fence, "box", "INBOX", None)
+    assert checkpoints.begun("box", "INBOX") is None
+
+
+def test_a_renumbered_folder_is_compared_until_it_was_gone_through(
+    checkpoints: Checkpoints, lease: Lease
+) -> None:
+    """The mark comes first, and means one UIDVALIDITY; a maildrop has none."""
+    checkpoints.move(lease.fence, "box", "INBOX", uidvalidity=7, uid=10)
+    checkpoints.recognise("box", "INBOX", 8)
+    assert checkpoints.load("box", "INBOX") == Checkpoint(7, 10)
+    checkpoints.move(lease.fence, "box", "INBOX", uidvalidity=8, uid=3)
+    assert checkpoints.load("box", "INBOX") == Checkpoint(8, 3, recognise=True)
+    checkpoints.recognised("box", "INBOX")
+    assert checkpoints.load("box", "INBOX") == Checkpoint(8, 3)
+    checkpoints.move(lease.fence, "box", "INBOX", uidvalidity=None, uidls=["a"])
+    checkpoints.recognise("box", "INBOX", None)
+    assert checkpoints.load("box", "INBOX") == Checkpoint(None, 0, frozenset("a"), recognise=True)
 
 
 def test_places_to_settle_and_to_pull_again_are_kept_once_each_until_struck_off(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 
 import pytest
 from hypothesis import given
@@ -197,6 +198,25 @@ def test_a_name_that_is_not_there_is_looked_for_in_another_spelling(certificates
             assert source.open(name, writable=False).folder == name
             with pytest.raises(NoSuchFolder, match=r"does not open the folder Elsewhere.*Check FOLDERS"):
                 source.open("Elsewhere", writable=False)
+
+
+@pytest.mark.parametrize(("day", "believed"), [(b" 4-Jan-2026", True), (b" 5-Jan-2026", False)])
+def test_a_search_that_finds_nothing_is_not_believed_against_the_newest_message(
+    certificates: Certificates, day: bytes, believed: bool
+) -> None:
+    """Some servers answer an empty SEARCH for full folders; with SINCE a day all their mail would be skipped."""
+    answers: Answers = {
+        b"EXAMINE": OPENED,
+        b"UID SEARCH": b"* SEARCH\r\n<tag> OK\r\n",
+        b"UID FETCH *": b'* 2 FETCH (INTERNALDATE "%s 12:00:00 +0000" UID 2)\r\n<tag> OK\r\n' % day,
+    }
+    with session(certificates, answers) as (source, _):
+        opened = source.open("INBOX", writable=False)
+        if believed:
+            assert source.start(opened, date(2026, 1, 5)) == (2, frozenset())
+        else:
+            with pytest.raises(Unreachable, match="SINCE=all"):
+                source.start(opened, date(2026, 1, 5))
 
 
 def test_a_list_without_an_end_is_cut_off(certificates: Certificates) -> None:

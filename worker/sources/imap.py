@@ -27,7 +27,7 @@ from worker.sources import (
 )
 from worker.sources.fetch_answer import fields
 from worker.sources.imap_fetch import Done, Retrieval
-from worker.sources.imap_text import day, mutf7, quoted, uid_sets
+from worker.sources.imap_text import day, instant, mutf7, quoted, uid_sets
 from worker.sources.listing import Listing, missing
 from worker.sources.refusal import meaning, shown
 from worker.sources.transport import Wire
@@ -203,6 +203,8 @@ class ImapSource:
         for low in range(1, last + 1, _SEARCHED):
             if hits := self._searched(low, min(low + _SEARCHED - 1, last), since):
                 return min(hits) - 1, frozenset()
+        if opened.exists and last:
+            self._distrust(since)
         return last, frozenset()
 
     def new(self, opened: Opened, *, after: int, seen: frozenset[str]) -> Iterator[list[Ref]]:  # noqa: ARG002
@@ -281,6 +283,26 @@ class ImapSource:
 
     def _highest(self) -> int:
         return max((ref.uid or 0 for ref in self._listed("*", 0)), default=0)
+
+    def _distrust(self, since: date) -> None:
+        """Ask the newest message for its date: servers were seen whose SEARCH finds nothing in full folders.
+
+        Raises:
+            Unreachable: it came on that day or later, so the search was wrong, and mail would be skipped.
+        """
+        days: list[date] = []
+
+        def note(line: bytes) -> None:
+            answer = fields(line, ())
+            if moment := answer and instant(answer.internaldate):
+                days.append(moment.date())
+
+        self._run("UID FETCH * (UID INTERNALDATE)", note)
+        if days and max(days) >= since:
+            raise Unreachable(
+                f"{self._endpoint.host} finds no message since {since}, and has one; nothing is skipped on its word. "
+                "If this stays, set SINCE=all or SINCE=now."
+            )
 
     def _searched(self, low: int, high: int, since: date) -> list[int]:
         """The uids of a range whose messages came on or after a day, as the server counts days."""

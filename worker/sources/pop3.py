@@ -234,19 +234,25 @@ class Pop3Source:
         ahead = "PIPELINING" in self._capabilities
         if ahead:
             self._wire.send(b"".join(commands))
+        refused: Misconfigured | None = None
         for command in commands:
             if not ahead:
                 self._wire.send(command)
             answer = self._answer()
             if not answer.startswith("+OK"):
-                raise Misconfigured(
+                # What was asked for ahead is answered all the same, and must not be taken for other answers.
+                refused = Misconfigured(
                     f"{self._endpoint.host} does not show the heads of messages ({shown(answer)}), and POP3 tells dates "
                     "in no other way. Set SINCE=now or SINCE=all."
                 )
+                continue
             head = b""
             for piece in self._wire.dotted(self._message_max):
                 head += piece[: max(_HEAD - len(head), 0)]
-            yield head
+            if not refused:
+                yield head
+        if refused:
+            raise refused
 
     def _uidls(self) -> dict[str, int]:
         """UIDL -> message number in this session."""
