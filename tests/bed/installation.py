@@ -103,10 +103,11 @@ class Installation:
         return {**os.environ, "PYTHONPATH": root, **self.environ, **more}
 
     def lines(self) -> list[dict[str, Any]]:
-        """Every line that the jsonl output holds."""
+        """Every line that the jsonl output holds; one that is being written just now does not count yet."""
         if not self.lines_file.exists():
             return []
-        return [json.loads(line) for line in self.lines_file.read_bytes().splitlines()]
+        whole = self.lines_file.read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in whole]
 
     def posted(self) -> dict[str, bytes]:
         """Every message in the Maildir: file name -> raw bytes."""

@@ -191,6 +191,7 @@ def test_drain_survives_a_message_that_kills_its_process(
     waiting = quay.spool.tickets()
     # A pool that loses one process ends the others too, each with at most one batch in hand.
     assert 1 <= len(waiting) == totals["waiting"] <= max(2, os.cpu_count() or 1)
-    assert {ticket.attempts for ticket in waiting} == {1}
+    # The other one may not have begun: a lease is taken a moment before the attempt is counted.
+    assert 1 in {ticket.attempts for ticket in waiting} <= {0, 1}
     assert any(trouble.startswith("box: ") and "run again" in trouble for trouble in totals["troubles"])
     assert len(recorded(installation.folder / "deadly")) >= 3 * COUNT - len(waiting)
