@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import requests
 
@@ -25,6 +25,11 @@ class Page:
     fields: dict[str, str] = field(default_factory=dict)
     """What the page's form sends when nothing is filled in."""
     buttons: set[str] = field(default_factory=set)
+
+
+def answer_in(location: str) -> dict[str, str]:
+    """What a provider sent along in the address to which it sent the browser back."""
+    return dict(parse_qsl(urlsplit(location).query))
 
 
 class Browser:

@@ -14,6 +14,11 @@ def pulled(quay: Quay, mailbox: str) -> Pulled:
     return pull(quay, quay.settings.mailboxes[mailbox], ring=lambda _: None)
 
 
+def opens_every_mailbox(quay: Quay) -> bool:
+    """Whether each configured mailbox is pulled well with what it signs in with."""
+    return all(pulled(quay, name).trouble is None for name in quay.settings.mailboxes)
+
+
 def pull_tickets(quay: Quay, mailbox: str) -> tuple[Pulled, list[Ticket]]:
     """Pull one mailbox once, and keep its bells."""
     rung: list[Ticket] = []

@@ -30,6 +30,7 @@ from worker.demo.identity.claims import app_claims, user_claims
 from worker.demo.identity.lab import entra_app
 from worker.demo.identity.scopes import read_scopes
 from worker.demo.web import listen, serving
+from worker.quay import Quay
 
 SCOPES = (
     "https://outlook.office.com/IMAP.AccessAsUser.All",
@@ -130,6 +131,16 @@ class Identity:
             http_client=session,
             **options,
         )
+
+    def refreshes(self) -> int:
+        """How often it was asked for new tokens for a refresh token, well or in vain."""
+        return sum(seen.grant == "refresh_token" for seen in self.provider.requests)
+
+    def newest_is_stored(self, quay: Quay, account: str) -> bool:
+        """Whether the stored grant of an account holds the newest refresh token that it was given."""
+        grant = quay.token_store.load(account).grant
+        newest = self.provider.newest_refresh_token(account)
+        return bool(grant and newest and newest in grant.cache)
 
     def robot_app(self, session: requests.Session, **options: Any) -> Any:
         """MSAL's confidential client; `credential` is what it proves itself by instead of the secret."""

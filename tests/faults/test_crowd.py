@@ -22,7 +22,6 @@ from tests.bed.identity import Identity
 from tests.bed.installation import Installation
 from worker.demo.harbour import ALICE
 from worker.demo.identity import Settings
-from worker.quay import Quay
 from worker.sign_in import by_device_code
 
 PROCESSES, ROUNDS = 8, 25
@@ -101,16 +100,6 @@ def crowd(installation: Installation, dovecot: Dovecot, fresh_identity: Identity
         member.end()
 
 
-def refreshes(identity: Identity) -> int:
-    return sum(seen.grant == "refresh_token" for seen in identity.provider.requests)
-
-
-def newest_is_stored(quay: Quay, identity: Identity) -> bool:
-    grant = quay.token_store.load(ALICE).grant
-    newest = identity.provider.newest_refresh_token(ALICE)
-    return bool(grant and newest and newest in grant.cache)
-
-
 @pytest.mark.slow
 def test_two_hundred_pulls_with_an_expired_token_cost_one_refresh_a_lifetime(
     installation: Installation, crowd: list[Member], fresh_identity: Identity
@@ -123,8 +112,8 @@ def test_two_hundred_pulls_with_an_expired_token_cost_one_refresh_a_lifetime(
         for member in crowd:
             member.go(fresh_identity.offset)
         assert [member.trouble() for member in crowd] == [None] * PROCESSES
-        assert refreshes(fresh_identity) == lifetime
-        assert newest_is_stored(quay, fresh_identity)
+        assert fresh_identity.refreshes() == lifetime
+        assert fresh_identity.newest_is_stored(quay, ALICE)
 
 
 def after_the_killing(installation: Installation, crowd: list[Member], dead: set[int]) -> list[str | None]:
@@ -161,8 +150,8 @@ def test_killed_processes_neither_lose_nor_double_a_refresh_token(
                 dead.add(victim)
         died += len(dead)
         assert after_the_killing(installation, crowd, dead) == [None] * (PROCESSES - len(dead))
-        assert refreshes(fresh_identity) == lifetime
-        assert newest_is_stored(quay, fresh_identity)
+        assert fresh_identity.refreshes() == lifetime
+        assert fresh_identity.newest_is_stored(quay, ALICE)
 
     assert died > 12
 
@@ -177,16 +166,16 @@ def test_whoever_is_killed_while_asking_is_replaced_by_another(
     died = 0
     for lifetime in range(1, 3):
         fresh_identity.offset = lifetime * HOUR
-        before = refreshes(fresh_identity)
+        before = fresh_identity.refreshes()
         for member in crowd:
             member.go(fresh_identity.offset)
         dead: set[int] = set()
-        while not dead and refreshes(fresh_identity) == before:
+        while not dead and fresh_identity.refreshes() == before:
             for number, member in enumerate(crowd):
                 if not dead and member.window.exists() and member.kill(while_asking=True):
                     dead.add(number)
         died += len(dead)
         assert after_the_killing(installation, crowd, dead) == [None] * (PROCESSES - len(dead))
-        assert newest_is_stored(quay, fresh_identity)
+        assert fresh_identity.newest_is_stored(quay, ALICE)
 
     assert died

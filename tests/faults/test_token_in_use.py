@@ -101,10 +101,6 @@ def test_a_pull_yields_before_its_token_ends(box: Installation) -> None:
     assert _within(errand, Session(None, None)) is errand  # type: ignore[arg-type]
 
 
-def refreshes(identity: Identity) -> int:
-    return sum(seen.grant == "refresh_token" for seen in identity.provider.requests)
-
-
 def test_a_mailbox_that_refuses_every_token_costs_one_refresh_in_half_a_life(
     box: Installation, proxy: FaultProxy, fresh_identity: Identity
 ) -> None:
@@ -117,11 +113,11 @@ def test_a_mailbox_that_refuses_every_token_costs_one_refresh_in_half_a_life(
         for _ in range(4):
             trouble = pull_box(quay).trouble
             assert isinstance(trouble, LoginRefused)
-        assert refreshes(fresh_identity) == 0
+        assert fresh_identity.refreshes() == 0
         fresh_identity.offset = HOUR / 2 + 60
         for _ in range(4):
             assert isinstance(pull_box(quay).trouble, LoginRefused)
-        assert refreshes(fresh_identity) == 1
+        assert fresh_identity.refreshes() == 1
     finally:
         fresh_identity.provider.full_access[SUPPORT].add(ALICE)
 
@@ -150,7 +146,7 @@ def test_a_token_that_was_revoked_at_the_server_is_replaced_in_the_same_pull(
 
     assert pull_box(quay).trouble is None
 
-    assert refreshes(fresh_identity) == 1
+    assert fresh_identity.refreshes() == 1
 
 
 CONNECTED_NOT: Answers = {

@@ -23,8 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509 import load_pem_x509_certificate
 
+from tests.bed.browser import answer_in
 from tests.bed.clients import trusting
 from tests.bed.dovecot import Dovecot
+from tests.bed.errands import opens_every_mailbox
 from tests.bed.identity import Identity
 from tests.bed.installation import Installation
 from worker.demo.harbour import ALICE, BOB, SUPPORT
@@ -67,19 +69,6 @@ def ours(installation: Installation, dovecot: Dovecot, fresh_identity: Identity)
     return installation
 
 
-def answered(location: str) -> dict[str, str]:
-    """What the provider sent along when it sent the browser back."""
-    return dict(parse_qsl(urlsplit(location).query))
-
-
-def opens_every_mailbox(quay: Quay) -> bool:
-    """Whether each configured mailbox is pulled with the token of its account."""
-    return all(
-        pull(quay, mailbox, ring=lambda _: None).trouble is None
-        for mailbox in quay.settings.mailboxes.values()
-    )
-
-
 def stored_accounts(quay: Quay) -> list[str]:
     return quay.token_store.accounts()
 
@@ -104,7 +93,7 @@ def test_a_code_in_the_browser_at_entra(ours: Installation, fresh_identity: Iden
     begun = begin_code(quay, ALICE)
     assert dict(parse_qsl(urlsplit(begun.address).query))["code_challenge_method"] == "S256"
 
-    finish_code(quay, begun, answered(fresh_identity.authorize(begun.address, ALICE)))
+    finish_code(quay, begun, answer_in(fresh_identity.authorize(begun.address, ALICE)))
 
     assert opens_every_mailbox(quay)
 
@@ -164,7 +153,7 @@ def test_a_confidential_client_signs_people_in_and_keeps_them_so(
     with pytest.raises(Misconfigured, match="--browser"):
         begin_device_code(quay, ALICE)
     begun = begin_code(quay, ALICE)
-    finish_code(quay, begun, answered(fresh_identity.authorize(begun.address, ALICE)))
+    finish_code(quay, begun, answer_in(fresh_identity.authorize(begun.address, ALICE)))
     assert opens_every_mailbox(quay)
 
     mailbox = quay.settings.mailboxes["alice"]
@@ -219,7 +208,7 @@ def sign_in_as(request: pytest.FixtureRequest, fresh_identity: Identity) -> Call
 
     def code(quay: Quay, who: str) -> None:
         begun = begin_code(quay, ALICE)
-        finish_code(quay, begun, answered(fresh_identity.authorize(begun.address, who)))
+        finish_code(quay, begun, answer_in(fresh_identity.authorize(begun.address, who)))
 
     return device if request.param == "device" else code
 
@@ -272,7 +261,7 @@ def test_an_answer_to_another_sign_in_is_refused(ours: Installation, fresh_ident
     location = fresh_identity.authorize(other.address, ALICE)
 
     with pytest.raises(NeedsSignIn, match="belongs to another sign-in"):
-        finish_code(quay, mine, answered(location))
+        finish_code(quay, mine, answer_in(location))
 
     assert stored_accounts(quay) == []
 
@@ -283,7 +272,7 @@ def test_a_declined_sign_in_stores_nothing(ours: Installation, fresh_identity: I
     begun = begin_code(quay, ALICE)
     location = fresh_identity.authorize(begun.address, ALICE, "decline")
     with pytest.raises(NeedsSignIn, match="was declined"):
-        finish_code(quay, begun, answered(location))
+        finish_code(quay, begun, answer_in(location))
 
     pending = begin_device_code(quay, ALICE)
     fresh_identity.decide(pending.user_code, ALICE, decision="deny")
@@ -307,7 +296,7 @@ def test_a_sign_in_that_is_begun_in_one_process_can_be_finished_in_another(
     assert location.startswith("http://localhost:8123/back?")
     quay = ours.quay()
 
-    finish_code(quay, Begun(**json.loads(kept)), answered(location))
+    finish_code(quay, Begun(**json.loads(kept)), answer_in(location))
 
     assert opens_every_mailbox(quay)
 

@@ -13,13 +13,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from tests.bed.browser import answer_in
 from tests.bed.dovecot import Dovecot
-from tests.bed.errands import pulled
+from tests.bed.errands import opens_every_mailbox
 from tests.bed.installation import Installation
 from tests.bed.oidc_provider import OidcProvider
 from worker.demo.certificates import Certificates
 from worker.demo.harbour import ALICE, SUPPORT
-from worker.quay import Quay
 from worker.sign_in import begin_code, by_device_code, finish_code, usual_way
 from worker.tokens import entra
 
@@ -33,16 +33,6 @@ SCOPES = {
 def _forget_http() -> None:
     """Each test meets providers that this process has never asked."""
     entra._HTTP_CACHE.clear()
-
-
-def answered(location: str) -> dict[str, str]:
-    """What the provider sent along when it sent the browser back."""
-    return dict(parse_qsl(urlsplit(location).query))
-
-
-def opens_every_mailbox(quay: Quay) -> bool:
-    """Whether each configured mailbox is pulled with the token of its account."""
-    return all(pulled(quay, name).trouble is None for name in quay.settings.mailboxes)
 
 
 @pytest.fixture
@@ -78,7 +68,7 @@ def test_a_code_in_the_browser_at_oidc_provider(theirs: Installation, oidc_provi
     """By a public client, and by a confidential one, which has no other way."""
     quay = theirs.quay()
     begun = begin_code(quay, ALICE)
-    finish_code(quay, begun, answered(oidc_provider.authorize(begun.address, ALICE)))
+    finish_code(quay, begun, answer_in(oidc_provider.authorize(begun.address, ALICE)))
     assert opens_every_mailbox(quay)
 
     confidential = theirs.quay(
@@ -86,7 +76,7 @@ def test_a_code_in_the_browser_at_oidc_provider(theirs: Installation, oidc_provi
     )
     assert usual_way(confidential, ALICE) == "code"
     begun = begin_code(confidential, ALICE)
-    finish_code(confidential, begun, answered(oidc_provider.authorize(begun.address, ALICE)))
+    finish_code(confidential, begun, answer_in(oidc_provider.authorize(begun.address, ALICE)))
     assert opens_every_mailbox(confidential)
 
 
@@ -153,7 +143,7 @@ def test_gmail_signs_in_by_browser_with_googles_habits(
     assert (asked["access_type"], asked["prompt"]) == ("offline", "consent")
     assert "offline_access" not in asked["scope"].split()
 
-    finish_code(quay, begun, answered(oidc_provider.authorize(begun.address, ALICE)))
+    finish_code(quay, begun, answer_in(oidc_provider.authorize(begun.address, ALICE)))
     assert opens_every_mailbox(quay)
     box = quay.settings.mailboxes["shop"]
     quay.keeper(box).renew(ALICE, box.scopes)

@@ -86,17 +86,6 @@ def access(quay: Quay) -> AccessToken:
     return keeper(quay).access(ALICE, SCOPES[:1])
 
 
-def refreshes(identity: Identity) -> int:
-    return sum(seen.grant == "refresh_token" for seen in identity.provider.requests)
-
-
-def newest_is_stored(quay: Quay, identity: Identity) -> bool:
-    """Whether the stored grant holds the provider's newest refresh token."""
-    grant = quay.token_store.load(ALICE).grant
-    newest = identity.provider.newest_refresh_token(ALICE)
-    return bool(grant and newest and newest in grant.cache)
-
-
 def test_a_fresh_token_costs_no_request_and_no_lock(signed_in: Quay, fresh_identity: Identity) -> None:
     """A poll every minute must not ask the provider every minute, nor wait for others."""
 
@@ -122,10 +111,10 @@ def test_a_token_that_lives_for_minutes_only_is_not_renewed_at_every_poll(
     for _ in range(9):
         clock.move(19)
         access(quay)
-    assert refreshes(fresh_identity) == 0
+    assert fresh_identity.refreshes() == 0
     clock.move(19)
     access(quay)
-    assert refreshes(fresh_identity) == 1
+    assert fresh_identity.refreshes() == 1
 
 
 def test_a_provider_that_names_no_scopes_is_not_asked_at_every_poll(
@@ -137,7 +126,7 @@ def test_a_provider_that_names_no_scopes_is_not_asked_at_every_poll(
 
     access(quay)
 
-    assert refreshes(fresh_identity) == 0
+    assert fresh_identity.refreshes() == 0
 
 
 def test_threads_of_a_process_refresh_once(
@@ -150,7 +139,7 @@ def test_threads_of_a_process_refresh_once(
     with ThreadPoolExecutor(6) as threads:
         tokens = {token.secret for token in threads.map(access, quays)}
 
-    assert refreshes(fresh_identity) == 1
+    assert fresh_identity.refreshes() == 1
     assert len(tokens) == 1
 
 
@@ -163,10 +152,10 @@ def test_a_refreshed_token_is_stored_before_it_is_used(
         clock.move(HOUR)
         found.add(access(signed_in).secret)
         assert access(ours.quay(clock=clock)).secret in found
-        assert newest_is_stored(signed_in, fresh_identity)
+        assert fresh_identity.newest_is_stored(signed_in, ALICE)
 
     assert len(found) == 3
-    assert refreshes(fresh_identity) == 3
+    assert fresh_identity.refreshes() == 3
 
 
 def test_a_provider_that_keeps_its_refresh_token_is_refreshed_with_it_again(
@@ -178,8 +167,8 @@ def test_a_provider_that_keeps_its_refresh_token_is_refreshed_with_it_again(
         clock.move(HOUR)
         access(signed_in)
 
-    assert refreshes(fresh_identity) == 3
-    assert newest_is_stored(signed_in, fresh_identity)
+    assert fresh_identity.refreshes() == 3
+    assert fresh_identity.newest_is_stored(signed_in, ALICE)
 
 
 class Overtaken(TokenStore):
@@ -285,7 +274,7 @@ def test_what_was_refused_is_not_asked_again_by_anybody_for_a_while(
             access(ours.quay(clock=clock))
         clock.move(60)
 
-    assert refreshes(fresh_identity) == 1
+    assert fresh_identity.refreshes() == 1
 
 
 def test_a_new_sign_in_counts_at_once(signed_in: Quay, fresh_identity: Identity, clock: Clock) -> None:
@@ -395,7 +384,7 @@ def test_whoever_finds_the_account_being_refreshed_uses_what_is_left_or_waits(
     clock.move(200)
     with pytest.raises(Unreachable, match="refreshed elsewhere"):
         here.access(ALICE, SCOPES[:1])
-    assert refreshes(fresh_identity) == 0
+    assert fresh_identity.refreshes() == 0
 
 
 def test_a_redis_that_goes_away_between_answer_and_store_does_not_cost_the_refresh_token(
@@ -421,7 +410,7 @@ def test_a_redis_that_goes_away_between_answer_and_store_does_not_cost_the_refre
 
     here.access(ALICE, SCOPES[:1])
 
-    assert newest_is_stored(signed_in, fresh_identity)
+    assert fresh_identity.newest_is_stored(signed_in, ALICE)
 
 
 # -- a token that a mail server refused ------------------------------------------------------------------------------
@@ -440,7 +429,7 @@ def test_a_refused_token_is_replaced_once_in_its_life(
     assert another.secret != refused.secret
     assert keeper(signed_in).another(ALICE, SCOPES[:1], refused) == another
     assert keeper(signed_in).another(ALICE, SCOPES[:1], another) is None
-    assert refreshes(fresh_identity) == 1
+    assert fresh_identity.refreshes() == 1
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
@@ -509,8 +498,8 @@ def test_whoever_slept_between_lock_and_request_does_not_send_a_used_refresh_tok
     sleeper._lock = slowly  # type: ignore[assignment]
     sleeper.access(ALICE, SCOPES[:1])
 
-    assert refreshes(fresh_identity) == 1
-    assert newest_is_stored(signed_in, fresh_identity)
+    assert fresh_identity.refreshes() == 1
+    assert fresh_identity.newest_is_stored(signed_in, ALICE)
 
 
 def test_a_provider_that_is_down_in_between_does_not_put_off_what_the_owner_must_hear(

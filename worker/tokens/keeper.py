@@ -83,7 +83,7 @@ class Keeper:
         token = stored.grant.token(scopes) if stored.grant else None
         if token and token.good(self._clock(), margin=MARGIN_SECONDS):
             return token
-        return self._renewed(account, scopes, refused=None)
+        return self._renewed(account, scopes, instead_of=None)
 
     def another(
         self, account: str, scopes: Sequence[str], refused: AccessToken, *, insist: bool = False
@@ -100,12 +100,12 @@ class Keeper:
         just_issued = 0 <= self._clock() - refused.issued_at < _JUST_SECONDS
         if not insist and (refused.forced or just_issued):
             return None
-        return self._renewed(account, scopes, refused=refused)
+        return self._renewed(account, scopes, instead_of=refused, forced=True)
 
     def renew(self, account: str, scopes: Sequence[str]) -> None:
         """Refresh whether or not it is due, so that the grant does not die of idleness. Raises as `access`."""
         stored = self._loaded(account)
-        self._renewed(account, scopes, refused=stored.grant.token(scopes) if stored.grant else None)
+        self._renewed(account, scopes, instead_of=stored.grant.token(scopes) if stored.grant else None)
 
     def ask_anew(self, account: str) -> None:
         """Forget what was noted of refusals: somebody has mended something and wants to see whether it helped."""
@@ -123,14 +123,21 @@ class Keeper:
             )
         return stored
 
-    def _renewed(self, account: str, scopes: Sequence[str], *, refused: AccessToken | None) -> AccessToken:
-        """The token after a renewal by whoever gets the lock."""
+    def _renewed(
+        self,
+        account: str,
+        scopes: Sequence[str],
+        *,
+        instead_of: AccessToken | None,
+        forced: bool = False,
+    ) -> AccessToken:
+        """The token after a renewal by whoever gets the lock; one that is good already serves unless it is `instead_of`."""
         give_up = self._clock() + _OTHERS_REFRESH_SECONDS
         while True:
             with self._lock(f"token:{account.casefold()}") as held:
                 stored = self._loaded(account)
                 token = stored.grant.token(scopes) if stored.grant else None
-                if token and refused and token.secret == refused.secret:
+                if token and instead_of and token.secret == instead_of.secret:
                     token = None
                 # Whoever held the lock before has refreshed, or has noted why that is not to be had now.
                 if token and token.good(self._clock(), margin=MARGIN_SECONDS):
@@ -139,7 +146,7 @@ class Keeper:
                 with suppress(LeaseLost):
                     # It was asleep between the lock and the request: somebody else may be asking by now.
                     if held is not None:
-                        return self._asked(account, scopes, stored, usable, held, forced=refused is not None)
+                        return self._asked(account, scopes, stored, usable, held, forced=forced)
                 if usable:
                     return usable
                 if trouble := stored.trouble(scopes):
