@@ -101,7 +101,7 @@ def test_a_pull_yields_before_its_token_ends(box: Installation) -> None:
     assert _within(errand, Session(None, None)) is errand  # type: ignore[arg-type]
 
 
-def test_a_mailbox_that_refuses_every_token_costs_one_refresh_in_half_a_life(
+def test_a_mailbox_that_refuses_every_token_costs_one_forced_refresh_in_the_life_of_a_token(
     box: Installation, proxy: FaultProxy, fresh_identity: Identity
 ) -> None:
     """The access was taken away: another token does not help, and asking for one at each poll is called a loop."""

@@ -254,6 +254,20 @@ def test_an_id_token_that_vouches_for_nobody_is_refused(
     assert stored_accounts(quay) == []
 
 
+def test_an_address_that_is_no_user_principal_name_opens_by_its_other_names(
+    ours: Installation, dovecot: Dovecot, fresh_identity: Identity
+) -> None:
+    """ADDRESS is what people write to, ACCOUNT who signs in, USERNAME what the server calls the mailbox."""
+    alias = "helpdesk@harbour.example"
+    ours.on_dovecot("help", dovecot, alias, auth="delegated", account=ALICE, username=SUPPORT)
+    quay = ours.quay()
+    by_device_code(quay, ALICE, show=lambda _, code: fresh_identity.decide(code, ALICE))
+
+    assert opens_every_mailbox(quay)
+    unnamed = ours.quay(MAILBOX__HELP__USERNAME=alias)
+    assert not opens_every_mailbox(unnamed)
+
+
 def test_an_answer_to_another_sign_in_is_refused(ours: Installation, fresh_identity: Identity) -> None:
     """Somebody who makes the person open a prepared address would plant his own account (RFC 6749 section 10.12)."""
     quay = ours.quay()
