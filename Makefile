@@ -7,12 +7,12 @@ BIN := $(VENV)/bin
 ARGS ?=
 OIDC := tests/bed/oidc
 
-.PHONY: demo test check lint types format reference lock bench clean dovecot
+.PHONY: demo test check lint types format reference lock bench clean dovecot cyrus
 
 demo: $(VENV)/.demo  ## Local servers, four mailboxes, three outputs: see it work (ARGS=--once for scripts)
 	@$(BIN)/mailquay demo $(ARGS)
 
-test: $(VENV)/.dev dovecot $(OIDC)/node_modules/.installed  ## Everything; ends with pytest's line (ARGS="-k name" for some)
+test: $(VENV)/.dev dovecot cyrus $(OIDC)/node_modules/.installed  ## Everything; ends with pytest's line (ARGS="-k name" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: lint types  ## What a commit has to pass, without servers
@@ -42,6 +42,9 @@ bench: $(VENV)/.dev dovecot  ## Speed beside imaplib, mbsync and getmail6
 dovecot:  # The tests need a real Dovecot; installed when this user may, else a sentence says how.
 	@scripts/install-dovecot
 
+cyrus:  # A second real server, unpacked beside the tests and not installed.
+	@scripts/fetch-cyrus
+
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Mailquay needs Python 3.11 or newer with venv and pip (on Debian: apt install python3-venv)." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
@@ -65,4 +68,4 @@ $(OIDC)/node_modules/.installed: $(OIDC)/package-lock.json | $(VENV)/.dev
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OIDC)/node_modules demo-data .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OIDC)/node_modules tests/bed/cyrus-imapd demo-data .pytest_cache .mypy_cache .ruff_cache

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import getpass
-import imaplib
 import json
 import os
-import poplib
 import shutil
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 USER = "bench@harbour.example"
+_HERE = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +27,7 @@ class Server:
     ca_file: Path
     password: str
     count: int
+    host: str = "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +44,18 @@ class Contestant:
         return self.needs is None or shutil.which(self.needs) is not None
 
 
-def imaplib_loop(server: Server, folder: Path) -> float:  # noqa: ARG001
-    """A bare FETCH loop that keeps nothing: as fast as the standard library can read."""
-    context = ssl.create_default_context(cafile=str(server.ca_file))
-    begun = time.perf_counter()
-    client = imaplib.IMAP4_SSL("localhost", server.imaps_port, ssl_context=context)
-    client.login(USER, server.password)
-    client.select("INBOX", readonly=True)
-    uids = client.uid("SEARCH", "ALL")[1][0].split()
-    for start in range(0, len(uids), 64):
-        group = b",".join(uids[start : start + 64]).decode()
-        _, data = client.uid("FETCH", group, "(UID FLAGS INTERNALDATE BODY.PEEK[])")
-        assert len(data) >= len(uids[start : start + 64])
-    client.logout()
-    return time.perf_counter() - begun
+def bare_loop(library: str) -> Callable[[Server, Path], float]:
+    """A loop that keeps nothing, as fast as the standard library can read; a program, as all the others are."""
+
+    def run(server: Server, folder: Path) -> float:
+        port = str(server.imaps_port if library == "imaplib" else server.pop3s_port)
+        where = [server.host, port, str(server.ca_file), USER]
+        return _timed([sys.executable, "-m", "bench.loops", library, *where], folder, said=server.password)
+
+    return run
 
 
-def poplib_loop(server: Server, folder: Path) -> float:  # noqa: ARG001
-    """The same with POP3."""
-    context = ssl.create_default_context(cafile=str(server.ca_file))
-    begun = time.perf_counter()
-    client = poplib.POP3_SSL("localhost", server.pop3s_port, context=context)
-    client.user(USER)
-    client.pass_(server.password)
-    for line in client.uidl()[1]:
-        client.retr(int(line.split()[0]))
-    client.quit()
-    return time.perf_counter() - begun
+imaplib_loop, poplib_loop = bare_loop("imaplib"), bare_loop("poplib")
 
 
 def mailquay(verb: str, protocol: str) -> Callable[[Server, Path], float]:
@@ -86,7 +70,7 @@ def mailquay(verb: str, protocol: str) -> Callable[[Server, Path], float]:
             "MAILBOX__BENCH__PROTOCOL": protocol,
             "MAILBOX__BENCH__ADDRESS": USER,
             "MAILBOX__BENCH__PASSWORD": server.password,
-            "MAILBOX__BENCH__HOST": "localhost",
+            "MAILBOX__BENCH__HOST": server.host,
             "MAILBOX__BENCH__PORT": str(server.imaps_port if protocol == "imap" else server.pop3s_port),
             "MAILBOX__BENCH__CA_FILE": str(server.ca_file),
             "MAILBOX__BENCH__SINCE": "all",
@@ -97,6 +81,7 @@ def mailquay(verb: str, protocol: str) -> Callable[[Server, Path], float]:
         begun = time.perf_counter()
         done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - begun
+        assert done.stdout, done.stderr[-2000:]
         totals = json.loads(done.stdout)
         assert totals["pulled"] == server.count, (totals, done.stderr)
         assert verb == "pull" or totals["delivered"] == server.count, (totals, done.stderr)
@@ -110,7 +95,7 @@ def mbsync(server: Server, folder: Path) -> float:
     (folder / "mail").mkdir()
     config = folder / "mbsyncrc"
     config.write_text(
-        f"IMAPAccount bed\nHost localhost\nPort {server.imaps_port}\nUser {USER}\nPass {server.password}\n"
+        f"IMAPAccount bed\nHost {server.host}\nPort {server.imaps_port}\nUser {USER}\nPass {server.password}\n"
         f"SSLType IMAPS\nCertificateFile {server.ca_file}\n\nIMAPStore far\nAccount bed\n\n"
         f"MaildirStore near\nPath {folder}/mail/\nInbox {folder}/mail/INBOX\n\n"
         "Channel all\nFar :far:\nNear :near:\nPatterns INBOX\nCreate Near\nSync Pull New\nSyncState *\n"
@@ -119,23 +104,28 @@ def mbsync(server: Server, folder: Path) -> float:
     return _timed(["mbsync", "-q", "-c", str(config), "all"], folder)
 
 
-def getmail(server: Server, folder: Path) -> float:
+def getmail(protocol: str) -> Callable[[Server, Path], float]:
     """getmail6 into a Maildir. It files no mail as root, so root lends the folder to nobody."""
-    owner = "nobody" if os.geteuid() == 0 else getpass.getuser()
-    for name in ("cur", "new", "tmp"):
-        (folder / "mail" / name).mkdir(parents=True)
-    if owner == "nobody":
-        folder.chmod(0o755)
-        for path in (folder / "mail", *(folder / "mail").iterdir()):
-            shutil.chown(path, owner)
-    config = folder / "getmailrc"
-    config.write_text(
-        f"[retriever]\ntype = SimpleIMAPSSLRetriever\nserver = localhost\nport = {server.imaps_port}\n"
-        f"username = {USER}\npassword = {server.password}\nca_certs = {server.ca_file}\n"
-        f"[destination]\ntype = Maildir\npath = {folder}/mail/\nuser = {owner}\n"
-        "[options]\nread_all = true\ndelivered_to = false\nreceived = false\nverbose = 0\n"
-    )
-    return _timed(["getmail", f"--getmaildir={folder}", f"--rcfile={config}"], folder)
+
+    def run(server: Server, folder: Path) -> float:
+        owner = "nobody" if os.geteuid() == 0 else getpass.getuser()
+        for name in ("cur", "new", "tmp"):
+            (folder / "mail" / name).mkdir(parents=True)
+        if owner == "nobody":
+            folder.chmod(0o755)
+            for path in (folder / "mail", *(folder / "mail").iterdir()):
+                shutil.chown(path, owner)
+        port = server.imaps_port if protocol == "IMAP" else server.pop3s_port
+        config = folder / "getmailrc"
+        config.write_text(
+            f"[retriever]\ntype = Simple{protocol}SSLRetriever\nserver = {server.host}\nport = {port}\n"
+            f"username = {USER}\npassword = {server.password}\nca_certs = {server.ca_file}\n"
+            f"[destination]\ntype = Maildir\npath = {folder}/mail/\nuser = {owner}\n"
+            "[options]\nread_all = true\ndelivered_to = false\nreceived = false\nverbose = 0\n"
+        )
+        return _timed(["getmail", f"--getmaildir={folder}", f"--rcfile={config}"], folder)
+
+    return run
 
 
 def mpop(server: Server, folder: Path) -> float:
@@ -144,7 +134,7 @@ def mpop(server: Server, folder: Path) -> float:
         (folder / "mail" / name).mkdir(parents=True)
     config = folder / "mpoprc"
     config.write_text(
-        f"account bed\nhost localhost\nport {server.pop3s_port}\nuser {USER}\npassword {server.password}\n"
+        f"account bed\nhost {server.host}\nport {server.pop3s_port}\nuser {USER}\npassword {server.password}\n"
         f"tls on\ntls_starttls off\ntls_trust_file {server.ca_file}\nauth user\ndelivery maildir {folder}/mail\n"
         f"uidls_file {folder}/uidls\nkeep on\n"
     )
@@ -157,10 +147,11 @@ CONTESTANTS = (
     Contestant("mailquay pull, IMAP", mailquay("pull", "imap")),
     Contestant("mailquay once, IMAP to jsonl", mailquay("once", "imap")),
     Contestant("mbsync, fsync on", mbsync, "mbsync"),
-    Contestant("getmail6, IMAP", getmail, "getmail"),
+    Contestant("getmail6, IMAP", getmail("IMAP"), "getmail"),
     Contestant("poplib, keeps nothing", poplib_loop),
     Contestant("mailquay pull, POP3", mailquay("pull", "pop3")),
     Contestant("mpop", mpop, "mpop"),
+    Contestant("getmail6, POP3", getmail("POP3"), "getmail"),
 )
 
 
@@ -173,10 +164,12 @@ def fresh_run(contestant: Contestant, server: Server) -> float:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _timed(command: list[str], folder: Path) -> float:
-    environ = {**os.environ, "HOME": str(folder)}
+def _timed(command: list[str], folder: Path, *, said: str | None = None) -> float:
+    environ = {**os.environ, "HOME": str(folder), "PYTHONPATH": str(_HERE)}
     begun = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environ, input=said, capture_output=True, text=True, check=False
+    )
     seconds = time.perf_counter() - begun
     assert done.returncode == 0, done.stderr[-500:]
     return seconds

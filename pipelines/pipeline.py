@@ -6,7 +6,7 @@ touched by it. A pipeline keeps no state and delivers nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import orjson
 
@@ -22,8 +22,8 @@ class Pipeline:
         """Remember the stages in the order in which they run."""
         self.stages = tuple(stages)
 
-    def run(self, message: Message) -> Message | None:
-        """Return what the stages made of the message, or None when one of them dropped it on purpose.
+    def run(self, message: Message, *, dropped: Callable[[str], None] = lambda _: None) -> Message | None:
+        """Return what the stages made of the message, or None when one dropped it on purpose: `dropped` gets its name.
 
         Raises:
             StageFailed: a stage raised, or found something that is no JSON value; the message is to be retried.
@@ -39,6 +39,7 @@ class Pipeline:
                     stage=stage.name, message_id=message.id, mailbox=message.mailbox, cause=error
                 ) from error
             if changed is None:
+                dropped(stage.name)
                 return None
             message = changed
         return message

@@ -18,7 +18,6 @@ from worker.mailbox import Mailbox
 from worker.quay import Quay
 from worker.sources.providers import RegistrationName
 from worker.tokens import Certificate, Credential, Registration, Secret, Stored
-from worker.tokens.credential import ends_at as certificate_ends_at
 from worker.tokens.verdict import lasting, restored
 
 Kind = Literal["secret", "certificate"]
@@ -124,9 +123,11 @@ def _credential(
     ends_at: float | None = None
     match registration.credential:
         case Certificate() as certificate:
+            from worker.tokens import credential
+
             kind = "certificate"
             try:
-                ends_at = certificate_ends_at(certificate)
+                ends_at = credential.ends_at(certificate)
             except Misconfigured as error:
                 unreadable = (error.state, error.sentence, tuple(mailboxes), None)
                 return CredentialStanding(registration.name, registration.client_id, kind, *unreadable)

@@ -22,6 +22,7 @@ from pipelines.registry import load_output
 from worker import errors, state
 from worker.accounts import ENDED, ENDING, NEVER, Access, access
 from worker.errors import AccountTrouble, MailquayError
+from worker.hosts import Away, host_of
 from worker.lease import held
 from worker.quay import Quay
 from worker.standing import Standing
@@ -36,12 +37,17 @@ Kind = Literal[
     "credential.ending",
     "mailbox.lost",
     "mailbox.silent",
+    "host.away",
 ]
 
 _FAILURES = 3
 """A mailbox is lost when it failed so often in a row: servers err, too."""
 _SILENT_SECONDS = 6 * 3600.0
 """A mailbox that was not pulled for so long is silent, whoever's fault that is."""
+_TRIED_SECONDS = 3600.0
+"""What failed when it was last tried is tried again within minutes; when it was not, it waits for a host that was away."""
+_AWAY_SECONDS = 300.0
+"""People are told of a host that is away for longer than a server takes to start."""
 _ANSWER_SECONDS = 10.0
 _TELLING_SECONDS = 30.0
 """After so long a run begins no further call; the next run goes on."""
@@ -99,11 +105,12 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """An enabled mailbox: who signs in for it, and how it stands."""
+    """An enabled mailbox: who signs in for it, how it stands, and its host if that is away."""
 
     mailbox: str
     account: str
     standing: Standing
+    away: Away | None = None
 
 
 # -- deciding --------------------------------------------------------------------------------------------------------
@@ -121,6 +128,7 @@ def standing_alerts(
         *_of_accounts(found, polled, before, now),
         *_of_credentials(found, polled, now),
         *_of_mailboxes(mailboxes, before, now),
+        *_of_hosts(mailboxes, now),
     ]
     known = {name for alert in alerts for name in alert.mailboxes}
     alerts += _of_silence(mailboxes, known, now)
@@ -192,11 +200,20 @@ def _of_mailboxes(mailboxes: Sequence[Polled], before: Mapping[str, Alert], now:
             yield told
 
 
+def _of_hosts(mailboxes: Sequence[Polled], now: float) -> Iterator[Alert]:
+    """One alert a host that is away, and not one for each of its thousand mailboxes."""
+    for away in {one.away for one in mailboxes if one.away}:
+        if now - away.since > _AWAY_SECONDS:
+            names = [one.mailbox for one in mailboxes if one.away and one.away.host == away.host]
+            yield _raised("host.away", "nobody", away.host, away.sentence, names, now=now)
+
+
 def _of_silence(mailboxes: Sequence[Polled], known: Collection[str], now: float) -> Iterator[Alert]:
     """What was not pulled for long for a reason that waits for nobody: a server that is away, or named wrongly."""
     for one in mailboxes:
         since = one.standing.failing_since
-        if one.mailbox not in known and since and now - since > _SILENT_SECONDS:
+        tried = now - one.standing.tried_at < _TRIED_SECONDS and not one.away
+        if one.mailbox not in known and tried and since and now - since > _SILENT_SECONDS:
             hours = f"it was not pulled for {(now - since) / 3600:.0f} hours"
             sentence = f"{hours}: {one.standing.sentence}"
             yield _raised("mailbox.silent", "operator", one.mailbox, sentence, [one.mailbox], now=now)
@@ -242,10 +259,18 @@ def alert(quay: Quay) -> list[Alert]:
 def _note(quay: Quay) -> list[Alert]:
     """Compare what stands with what stood, and log and queue the difference."""
     before = _before(quay)
+    enabled = [
+        (name, mailbox) for name, mailbox in sorted(quay.settings.mailboxes.items()) if mailbox.enabled
+    ]
+    away = {host: quay.hosts.away(host) for host in {host_of(mailbox.endpoint) for _, mailbox in enabled}}
     polled = [
-        Polled(name, quay.settings.account(mailbox).casefold(), quay.standings.of(name))
-        for name, mailbox in sorted(quay.settings.mailboxes.items())
-        if mailbox.enabled
+        Polled(
+            name,
+            quay.settings.account(mailbox).casefold(),
+            quay.standings.of(name),
+            away[host_of(mailbox.endpoint)],
+        )
+        for name, mailbox in enabled
     ]
     now = standing_alerts(access(quay), polled, before, now=quay.clock())
     raised = [one for id_, one in now.items() if id_ not in before]

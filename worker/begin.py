@@ -82,8 +82,10 @@ def renumbered(errand: Errand, source: Source, opened: Opened, at: Checkpoint) -
     mailbox, checkpoints = errand.mailbox, errand.quay.checkpoints
     if not mailbox.recognize or at.recognise or opened.uidvalidity is not None:
         return replace(at, recognise=mailbox.recognize and at.recognise)
-    gone = source.gone(opened, at.uidls)
-    if not renamed(known=len(at.uidls), gone=len(gone), listed=opened.exists):
+    # What Mailquay has deleted itself is gone, and says nothing of the others.
+    known = at.uidls - errand.pulled.deleted
+    gone = source.gone(opened, known)
+    if not renamed(known=len(known), gone=len(gone), listed=opened.exists):
         return at
     log.warning("folder.renumbered", mailbox=mailbox.name, folder=opened.folder, reason="most UIDLs are new")
     checkpoints.recognise(mailbox.name, opened.folder, None)

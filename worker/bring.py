@@ -8,7 +8,7 @@ may die at any line; what comes twice has the same id.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -18,10 +18,11 @@ import structlog
 from worker.checkpoint import Place
 from worker.errand import Errand
 from worker.errors import MailquayError, Unreachable
+from worker.hurdles import BLAMED, LONELY, SUSPECTED
 from worker.identity import batch_id, imap_id, pop3_id
 from worker.mailbox import Mailbox
 from worker.repair import MOST, TRIES, Repair
-from worker.settle import find, lies_in
+from worker.settle import find, lies_in, released
 from worker.sources import Fetched, Opened, Ref, Source, TooLarge, Withheld, grouped
 from worker.spool import Batch, BatchWriter, Entry, Ticket
 
@@ -49,16 +50,17 @@ class Manner:
 class Spooled:
     """What was made of a group. `batch` is what was spooled under `ticket`; no ticket when there was nothing to spool.
 
-    `passed` are the messages that are dealt with, `withheld` those of them that did not come, `recognised` how many
-    were handed over before. `broken` is what kept the rest from coming.
+    `passed` are the messages that are dealt with, `withheld` those of them that did not come, `recognised` those
+    that were handed over before. `broken` is what kept the rest from coming, and `hurdle` the id of its first message.
     """
 
     batch: Batch
     ticket: Ticket | None
     passed: Sequence[Ref]
     withheld: Sequence[Repair]
-    recognised: int
+    recognised: Sequence[Entry]
     broken: MailquayError | None
+    hurdle: str | None
 
 
 def bring(
@@ -71,20 +73,104 @@ def bring(
     alone: bool = False,
     recognise: bool = False,
 ) -> None:
-    """Fetch messages and spool them batch by batch: one batch is written while the next one is on the wire.
+    """Fetch messages and spool them; those at which sessions have kept ending do not stop what lies behind them.
 
     `again`: the checkpoint stays where it is. `alone`: each by itself and by every way there is. `recognise`: what was
     handed over already, by its content, is passed over.
     """
-    limits = errand.quay.settings
     manner = Manner(again, alone, recognise)
+    times = {} if alone else errand.quay.hurdles.times(errand.mailbox.name)
+    if not times:
+        _bring(errand, source, opened, refs, manner)
+        return
+    ended = {ref: times.get(_entry(errand.mailbox, opened, ref).id, 0) for ref in refs}
+    blamed = [ref for ref in refs if ended[ref] >= BLAMED]
+    if len(blamed) == len(refs):
+        # Nothing else could show that the connection works without them.
+        blamed = [ref for ref in blamed if ended[ref] >= LONELY]
+    blamed = _set_aside(errand, opened, blamed, ended, manner)
+    rest = [ref for ref in refs if ref not in blamed]
+    for part in _apart(rest, [ref for ref in rest if ended[ref] >= SUSPECTED]):
+        _bring(errand, source, opened, part, manner)
+        if errand.pulled.more:
+            return
+    if blamed and not again:
+        _pass(errand, opened, blamed, rest)
+
+
+def _apart(refs: Sequence[Ref], suspects: Sequence[Ref]) -> Iterator[Sequence[Ref]]:
+    """The messages in their order; each suspect is asked for when nothing else is under way, that could be blamed for it."""
+    part: list[Ref] = []
+    for ref in refs:
+        if ref not in suspects:
+            part.append(ref)
+            continue
+        if part:
+            yield part
+        yield [ref]
+        part = []
+    if part:
+        yield part
+
+
+def _set_aside(
+    errand: Errand, opened: Opened, refs: list[Ref], ended: Mapping[Ref, int], manner: Manner
+) -> list[Ref]:
+    """Note hurdles in the repair queue, durably: what comes behind them is going to move the checkpoint past them."""
+    quay, name, now = errand.quay, errand.mailbox.name, int(errand.quay.clock())
+    entries = {ref: _entry(errand.mailbox, opened, ref) for ref in refs}
+    if not quay.repairs.room(name, [entry.id for entry in entries.values()]):
+        return []
+    repairs = [
+        Repair(
+            Place(opened.folder, entry.id, opened.uidvalidity, entry.uid, entry.uidl),
+            f"{errand.mailbox.endpoint.host} ended the session, or hung, each time that it was asked for: "
+            f"{ended[ref]} times in a row",
+            # More would say that it is too large, and it would not be asked for again.
+            min(ref.size, quay.settings.message_max),
+            since=now,
+            recognise=manner.recognise,
+        ).tried(now)
+        for ref, entry in entries.items()
+    ]
+    quay.repairs.note(name, repairs)
+    errand.pulled.withheld += len(repairs)
+    for repair in repairs:
+        log.warning(
+            "message.set_aside",
+            mailbox=name,
+            folder=opened.folder,
+            message=repair.id,
+            reason=repair.reason,
+        )
+    return refs
+
+
+def _pass(errand: Errand, opened: Opened, noted: Sequence[Ref], brought: Sequence[Ref]) -> None:
+    """Move the checkpoint past what was set aside, where nothing behind it has done so."""
+    last = max((ref.uid for ref in noted if ref.uid), default=0)
+    uidls = [ref.uidl for ref in noted if ref.uidl]
+    if uidls or last > max((ref.uid for ref in brought if ref.uid), default=0):
+        errand.quay.checkpoints.move(
+            errand.lease.fence,
+            errand.mailbox.name,
+            opened.folder,
+            uidvalidity=opened.uidvalidity,
+            uid=last,
+            uidls=uidls,
+        )
+
+
+def _bring(errand: Errand, source: Source, opened: Opened, refs: Sequence[Ref], manner: Manner) -> None:
+    """Fetch messages and spool them batch by batch: one batch is written while the next one is on the wire."""
+    limits = errand.quay.settings
     # A message that may be too large is asked for by itself, because then the server can be asked about it first.
     octets = min(limits.batch_size, limits.message_max)
     groups = grouped(refs, messages=limits.batch_messages, octets=octets)
     with ThreadPoolExecutor(1, thread_name_prefix="spool") as hand:
         writing: Future[Spooled] | None = None
         try:
-            for group, came in source.rescue(refs) if alone else source.fetch(groups):
+            for group, came in source.rescue(refs) if manner.alone else source.fetch(groups):
                 huge = group[0].size > limits.batch_size
                 messages, broken = (came, None) if huge else _in_memory(came, 2 * limits.batch_size)
                 written, writing = writing, None
@@ -93,6 +179,9 @@ def bring(
                 if huge:
                     # It goes straight from the wire to the file, so the wire belongs to the writing thread.
                     wait([writing])
+                if broken:
+                    # The rest of the group would be taken for answers to what is asked next.
+                    return
                 if time.monotonic() > errand.deadline:
                     errand.pulled.more = True
                     return
@@ -160,6 +249,8 @@ def _spool(
         passed = list(takewhile(lambda ref: ref in written or ref in withheld, group))
         came = [written[ref] for ref in passed if ref in written]
         known = quay.handed.known(mailbox.name, [one.sha256 for one in came] if manner.recognise else ())
+        left = group[len(passed) :]
+        stumbled = isinstance(broken, Unreachable) and not isinstance(broken, TooLarge)
         # A part of what was planned is another batch: under the plan's id it could pass for an older generation of it.
         # What is in the file and not in the batch, because it was recognised, goes with the file.
         entries = tuple(entry for entry in came if entry.sha256 not in known)
@@ -176,8 +267,9 @@ def _spool(
                 for ref in passed
                 if ref in withheld and ref not in written
             ],
-            len(came) - len(entries),
+            [entry for entry in came if entry.sha256 in known],
             broken,
+            planned[left[0]].id if left and stumbled else None,
         )
 
 
@@ -204,6 +296,9 @@ def _written(
             written[message.ref] = writer.add(entry, message.chunks)
         except TooLarge as error:
             withheld[message.ref] = Withheld(message.ref, error.sentence, error.size)
+            return written, withheld, error
+        except Unreachable as error:
+            # It was huge and broke off; what is in the file of it goes with the file.
             return written, withheld, error
 
 
@@ -252,6 +347,10 @@ def _hand_over(errand: Errand, opened: Opened, writing: Future[Spooled] | None, 
         quay.checkpoints.note_places(name, batch.id, places)
         if errand.mailbox.recognize:
             quay.handed.note(name, [entry.sha256 for entry in entries], quay.clock())
+    # Behind the checkpoint nobody would note them any more.
+    released(quay, errand.mailbox, batch, spooled.recognised, recognised=True)
+    if errand.mailbox.after_when == "spooled":
+        released(quay, errand.mailbox, batch, entries)
     if spooled.passed and not (manner.again or manner.alone):
         quay.checkpoints.move(
             errand.lease.fence,
@@ -264,7 +363,7 @@ def _hand_over(errand: Errand, opened: Opened, writing: Future[Spooled] | None, 
     if waiting := {repair.id for repair in quay.repairs.of(name)}:
         came = {_entry(errand.mailbox, opened, ref).id for ref in spooled.passed}
         quay.repairs.strike(name, (came & waiting) - {repair.id for repair in spooled.withheld})
-    pulled.recognised += spooled.recognised
+    pulled.recognised += len(spooled.recognised)
     pulled.withheld += len(spooled.withheld)
     if spooled.ticket:
         pulled.messages += len(entries)
@@ -273,6 +372,8 @@ def _hand_over(errand: Errand, opened: Opened, writing: Future[Spooled] | None, 
         quay.standings.count(name, "pulled", len(entries))
         errand.ring(spooled.ticket)
     if spooled.broken:
+        if spooled.hurdle and not manner.alone:
+            quay.hurdles.stumbled(name, spooled.hurdle)
         raise spooled.broken
 
 

@@ -119,7 +119,7 @@ def work_off(
         pulled = pull(quay, mailbox, ring=rung, deadline=clock() + _PULL_SECONDS)
         if folder in pulled.gone_back:
             progress(pulled.gone_back[folder])
-        trouble = pulled.trouble
+        trouble = pulled.trouble or pulled.waits
         if not (pulled.busy or pulled.more or trouble):
             # It is at its end, or the pull found no way to go on with it.
             trouble = _stuck(quay, mailbox, folder, going)

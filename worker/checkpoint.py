@@ -2,7 +2,7 @@
 
 A checkpoint lives in Redis and moves only forward, only after the spool has the messages durably, and only under the
 fence of a lease that is held: a stale one cannot move it. A copy (`export`) is kept beside the spool, because a flushed
-Redis must not make an old mailbox look new. What was noted here too: messages to pull once more, and messages the server may now settle.
+Redis must not make an old mailbox look new. What was noted here too: messages to pull once more.
 """
 
 from __future__ import annotations
@@ -269,18 +269,6 @@ class Checkpoints:
     def forget_places(self, mailbox: str, batch: str) -> None:
         """Throw the copy away: the batch owes nothing any more."""
         self._client.delete(state.places_key(mailbox, batch))
-
-    def may_settle(self, mailbox: str, places: Iterable[Place]) -> None:
-        """Note messages that the server may now mark, move or delete."""
-        self._add(state.settle_key(mailbox), places)
-
-    def to_settle(self, mailbox: str) -> list[Place]:
-        """The messages noted by `may_settle`, sorted."""
-        return self._places(state.settle_key(mailbox))
-
-    def settled(self, mailbox: str, places: Iterable[Place]) -> None:
-        """Strike messages off the list of `may_settle`."""
-        self._remove(state.settle_key(mailbox), places)
 
     def _fields(self, mailbox: str, kind: str) -> dict[str, str]:
         """The fields of one kind, without it in their names."""

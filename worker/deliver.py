@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -20,11 +21,12 @@ from pipelines.message import Message, Source
 from pipelines.output import Accepted, Receipt, Refused, Retry
 from pipelines.parse import parse
 from worker.checkpoint import Place
-from worker.errors import MailquayError, Misconfigured
+from worker.errors import MailquayError, Misconfigured, SpoolFull
 from worker.identity import batch_id
 from worker.lease import Lease, held
 from worker.owing import Owing, Receipts, outputs_due, owing
 from worker.quay import Quay
+from worker.settle import released
 from worker.spool import Batch, BatchDamaged, Entry, OpenBatch, Ticket
 
 log = structlog.get_logger("deliver")
@@ -37,12 +39,13 @@ _PAUSE_SECONDS = 30
 
 @dataclass(slots=True)
 class Delivered:
-    """What one delivery did: receipts accepted, messages done, still owing and failed."""
+    """What one delivery did: receipts accepted, messages done, dropped by a stage, still owing and failed."""
 
     mailbox: str
     batch: str
     accepted: int = 0
     done: int = 0
+    dropped: int = 0
     again: int = 0
     failed: int = 0
     due: int = 0
@@ -84,15 +87,16 @@ def _attempt(quay: Quay, lease: Lease, begun: Ticket, delivered: Delivered) -> N
             if begun.attempts > ATTEMPTS:
                 _set_apart(quay, begun, opened, delivered)
                 return
-            receipts = _receipts(quay, opened)
+            dropped: dict[str, str] = {}
+            receipts = _receipts(quay, opened, dropped)
             lease.check()
-            _conclude(quay, begun, opened, receipts, delivered)
+            _conclude(quay, begun, opened, receipts, delivered, dropped=dropped)
     except BatchDamaged as damage:
         _pull_again(quay, begun, damage, delivered)
 
 
-def _receipts(quay: Quay, opened: OpenBatch) -> Receipts:
-    """Parse, run the stages, and ask every output that is due."""
+def _receipts(quay: Quay, opened: OpenBatch, dropped: dict[str, str]) -> Receipts:
+    """Parse, run the stages, and ask every output that is due; `dropped` gets the ids that stages dropped, and which stage."""
     batch = opened.batch
     receipts: dict[tuple[str, str], Receipt] = {}
     messages: dict[str, Message] = {}
@@ -103,7 +107,9 @@ def _receipts(quay: Quay, opened: OpenBatch) -> Receipts:
         return {(entry.id, output): Retry(error.sentence) for entry in batch.entries for output in entry.owed}
     for entry in batch.entries:
         try:
-            message = pipeline.run(_parsed(batch, entry, opened))
+            message = pipeline.run(
+                _parsed(batch, entry, opened), dropped=partial(dropped.__setitem__, entry.id)
+            )
         except StageFailed as error:
             receipts |= {(entry.id, output): Retry(str(error)) for output in entry.owed}
             continue
@@ -186,7 +192,13 @@ def _answers(quay: Quay, name: str, messages: Sequence[Message]) -> list[Receipt
 
 
 def _conclude(
-    quay: Quay, ticket: Ticket, opened: OpenBatch, receipts: Receipts, delivered: Delivered
+    quay: Quay,
+    ticket: Ticket,
+    opened: OpenBatch,
+    receipts: Receipts,
+    delivered: Delivered,
+    *,
+    dropped: Mapping[str, str],
 ) -> None:
     """Write what follows, in the order in which a crash between two lines only repeats and never loses."""
     batch = opened.batch
@@ -198,7 +210,12 @@ def _conclude(
     quay.spool.remove(ticket)
     if not follows.again:
         quay.checkpoints.forget_places(batch.mailbox, batch.id)
-    delivered.accepted, delivered.done = follows.accepted, len(follows.done)
+    # What a stage dropped counts as accepted, so that it owes nothing; to people it is told apart.
+    delivered.dropped = len(dropped)
+    delivered.done = len(follows.done) - delivered.dropped
+    delivered.accepted = follows.accepted - sum(
+        len(entry.owed) for entry in batch.entries if entry.id in dropped
+    )
     delivered.again, delivered.due = len(follows.again), follows.due
     delivered.failed = len({failure.entry.id for failure in follows.failures})
     delivered.trouble = "; ".join(
@@ -207,6 +224,10 @@ def _conclude(
     )
     quay.standings.count(batch.mailbox, "delivered", delivered.done)
     quay.standings.count(batch.mailbox, "failed", delivered.failed)
+    if dropped:
+        quay.standings.count(batch.mailbox, "dropped", delivered.dropped)
+    for id_, stage in dropped.items():
+        log.info("deliver.dropped", mailbox=batch.mailbox, batch=batch.id, message=id_, stage=stage)
 
 
 def _fail(quay: Quay, opened: OpenBatch, follows: Owing) -> None:
@@ -261,9 +282,13 @@ def _set_apart(quay: Quay, ticket: Ticket, opened: OpenBatch, delivered: Deliver
 
 
 def _note_settled(quay: Quay, batch: Batch, done: Sequence[Entry]) -> None:
+    """Note that the server may now do what AFTER says. Where there is no room for that, delivering goes on (promise P9)."""
     mailbox = quay.settings.mailboxes.get(batch.mailbox)
-    if mailbox and mailbox.after.action != "keep":
-        quay.checkpoints.may_settle(batch.mailbox, [_place(batch, entry) for entry in done])
+    if mailbox and mailbox.after_when == "delivered":
+        try:
+            released(quay, mailbox, batch, done)
+        except SpoolFull as error:
+            log.warning("settle.not_noted", mailbox=batch.mailbox, messages=len(done), reason=error.sentence)
 
 
 def _pull_again(quay: Quay, ticket: Ticket, damage: BatchDamaged, delivered: Delivered) -> None:
@@ -277,10 +302,11 @@ def _pull_again(quay: Quay, ticket: Ticket, damage: BatchDamaged, delivered: Del
         quay.checkpoints.ask_again(ticket.mailbox, places)
         reason += f" Its {len(places)} messages are being pulled once more."
     else:
-        reason += (
-            f" Which {ticket.messages} messages it held cannot be told any more; nothing that was not delivered was "
-            "removed from the mailbox, so they are still there."
-        )
+        reason += f" Which {ticket.messages} messages it held cannot be told any more"
+        mailbox = quay.settings.mailboxes.get(ticket.mailbox)
+        if mailbox is None or mailbox.after_when == "delivered":
+            reason += "; nothing that was not delivered was removed from the mailbox, so they are still there"
+        reason += "."
     quay.spool.fail(ticket, reason)
     delivered.failed, delivered.trouble = ticket.messages, reason
 
@@ -296,6 +322,7 @@ def _report(delivered: Delivered, seconds: float) -> None:
         "batch": delivered.batch,
         "accepted": delivered.accepted,
         "done": delivered.done,
+        "dropped": delivered.dropped,
         "again": delivered.again,
         "failed": delivered.failed,
         "seconds": round(seconds, 3),

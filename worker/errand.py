@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.checkpoint import Backfill
-from worker.errors import MailquayError
+from worker.errors import MailquayError, Waiting
 from worker.lease import Lease
 from worker.mailbox import Mailbox
 from worker.quay import Quay
@@ -20,8 +20,10 @@ Ring = Callable[[Ticket], None]
 class Pulled:
     """What one pull did. `busy`: another process holds the mailbox. `more`: the deadline came before the end.
 
-    `missing` names folders that are not there while others were pulled. `gone_back` is how far each backfill was at
-    last. `failures` are those in a row, this one counted; `again`: the one before failed in the same way.
+    `missing` names folders that are not there while others were pulled, `unsettled` says why AFTER cannot be done.
+    `deleted` are the UIDLs that were deleted before it. `gone_back` is how far each backfill was at last. `waits`: it was
+    not its turn, or its host is away, and nothing was tried. `failures` are those in a row, this one counted; `again`: the
+    one before failed in the same way.
     """
 
     mailbox: str
@@ -34,6 +36,9 @@ class Pulled:
     more: bool = False
     trouble: MailquayError | None = None
     missing: MailquayError | None = None
+    unsettled: MailquayError | None = None
+    deleted: set[str] = field(default_factory=set)
+    waits: Waiting | None = None
     gone_back: dict[str, Backfill] = field(default_factory=dict)
     failures: int = 0
     again: bool = False
@@ -41,7 +46,7 @@ class Pulled:
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What belongs to one pull from its beginning to its end."""
+    """What belongs to one pull from its beginning to its end. `arrived` is told when a folder was opened: the host is there."""
 
     quay: Quay
     mailbox: Mailbox
@@ -49,3 +54,4 @@ class Errand:
     ring: Ring
     deadline: float
     pulled: Pulled
+    arrived: Callable[[], None] = lambda: None

@@ -54,15 +54,43 @@ class Unreachable(MailquayError):
 
 
 class Throttled(MailquayError):
-    """The server asked for a pause. The mailbox is parked for `seconds`, then pulled again."""
+    """The server asked for a pause. The mailbox is parked for `seconds`, then pulled again.
+
+    Where it gave no time, each pause in a row may be twice as long as the one before, up to `longest` seconds.
+    """
 
     who = "nobody"
     retried = True
     state = "throttled"
 
+    def __init__(
+        self, sentence: str, *, seconds: float, longest: float = 0.0, mailbox: str | None = None
+    ) -> None:
+        super().__init__(sentence, mailbox=mailbox)
+        self.seconds = seconds
+        self.longest = longest
+
+
+class Waiting(MailquayError):
+    """Nothing is wrong with the mailbox: it waits for its server, and is not called failed. Asked again after `seconds`."""
+
+    who = "nobody"
+    retried = True
+    state = "waiting"
+
     def __init__(self, sentence: str, *, seconds: float, mailbox: str | None = None) -> None:
         super().__init__(sentence, mailbox=mailbox)
         self.seconds = seconds
+
+
+class HostBusy(Waiting):
+    """So much is asked of the server by other mailboxes already that this one's turn has not come yet."""
+
+
+class HostAway(Waiting):
+    """The server is away for all of its mailboxes; one of them finds out when it is back."""
+
+    state = "host away"
 
 
 class SessionExpired(MailquayError):

@@ -18,6 +18,7 @@ from worker.tokens import Registration
 _ENVIRONMENTS: Mapping[CloudName, str] = MappingProxyType(
     {"gcc-high": "O365USGovGCCHigh", "dod": "O365USGovDoD", "china": "O365China"}
 )
+_SPELLED: Mapping[Protocol, str] = MappingProxyType({"imap": "Imap", "pop3": "Pop"})
 _SWITCHES: Mapping[Protocol, str] = MappingProxyType({"imap": "-ImapEnabled", "pop3": "-PopEnabled"})
 _ANY_TENANT = {"organizations", "common", "consumers"}
 _QUOTES = re.compile("(['\u2018\u2019\u201a\u201b])")
@@ -41,6 +42,23 @@ def access_lines(
         line
         for tenant, theirs in tenants.items()
         for line in _of_tenant(tenant, theirs, registration, _ENVIRONMENTS.get(cloud))
+    ]
+
+
+def advice_lines(mailboxes: Iterable[Mailbox]) -> list[str]:
+    """What is worth setting for Microsoft 365 mailboxes, whoever opens them; none when there are none.
+
+    By default Exchange turns meeting requests into links, and may answer a read receipt when a message is merely pulled
+    (Microsoft's page on Set-CASMailbox).
+    """
+    found = {
+        (mailbox.address, mailbox.protocol) for mailbox in mailboxes if mailbox.provider == "microsoft365"
+    }
+    return [
+        f"Set-CASMailbox -Identity {_quoted(address)} -{kind}UseProtocolDefaults $false "
+        f"-{kind}ForceICalForCalendarRetrievalOption $true -{kind}SuppressReadReceipt $true"
+        for address, protocol in sorted(found)
+        for kind in [_SPELLED[protocol]]
     ]
 
 

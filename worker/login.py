@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from worker.errors import (
     LoginRefused,
@@ -18,6 +17,8 @@ from worker.errors import (
     TokenTooLong,
     Unreachable,
 )
+from worker.hosts import Visit
+from worker.kept import Session
 from worker.mailbox import Mailbox
 from worker.quay import Quay
 from worker.sources import Credentials, Source, sasl
@@ -31,62 +32,71 @@ _BLOCKED_SECONDS = 3600.0
 """For so long Exchange may refuse to connect a mailbox that worked, after many logins."""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A signed-in source, and the token that it lives on; a password has none and does not end."""
-
-    source: Source
-    token: AccessToken | None
-
-
 @contextmanager
 def logged_in(
-    quay: Quay, mailbox: Mailbox, *, ended: AccessToken | None = None, insist: bool = False
+    quay: Quay,
+    mailbox: Mailbox,
+    *,
+    fence: int | None = None,
+    ended: AccessToken | None = None,
+    insist: bool = False,
 ) -> Iterator[Session]:
-    """A session with a mailbox's server for the length of the block. `ended` is a token that it has just called expired.
+    """A session with a mailbox's server for the length of the block, or longer if it is kept in it (`kept.py`).
 
-    With `insist` a person waits: a refused token is replaced in any case.
+    `ended` is a token that the server has just called expired.
+
+    `fence` is that of the mailbox's lease: under it the session waits for its turn at the host, and is not tried while that is
+    away (`hosts.py`). Without it, and with `insist`, a person waits; with `insist` a refused token is replaced in any case.
 
     Exchange Online may take a token and refuse at the first folder, so a refusal in the block counts as one of the login.
 
     Raises:
         AccountTrouble: there is no token to be had, and the error says who must act.
         LoginRefused, NotConnected, TokenTooLong: the server refuses it, and another token did not help.
+        Waiting: it was not its turn, or the host is away; nothing was tried.
         MailquayError: whatever the source finds wrong with the server.
     """
-    session = _log_in(quay, mailbox, ended, insist=insist)
-    try:
-        yield session
-    except NotConnected as refused:
-        raise diagnosed(quay, mailbox, session.token, refused) from refused
-    finally:
-        session.source.close()
+    with quay.hosts.visiting(mailbox, fence) as visit:
+        session = _log_in(quay, mailbox, visit, ended, insist=insist)
+        try:
+            yield session
+        except NotConnected as refused:
+            raise diagnosed(quay, mailbox, session.token, refused) from refused
+        finally:
+            quay.kept.let_go(session)
 
 
-def _log_in(quay: Quay, mailbox: Mailbox, ended: AccessToken | None, *, insist: bool) -> Session:
+def _log_in(
+    quay: Quay, mailbox: Mailbox, visit: Visit, ended: AccessToken | None, *, insist: bool
+) -> Session:
     if mailbox.auth == "password":
         assert mailbox.password is not None
         secret = mailbox.password.get_secret_value()
-        return Session(_connected(quay, mailbox, Credentials(mailbox.username, secret, bearer=False)), None)
+        return _with(quay, mailbox, visit, Credentials(mailbox.username, secret, bearer=False), None)
     keeper, account = quay.keeper(mailbox), quay.settings.account(mailbox)
     token = (ended and keeper.another(account, mailbox.scopes, ended)) or keeper.access(
         account, mailbox.scopes
     )
     try:
-        return _with(quay, mailbox, token)
+        return _with(quay, mailbox, visit, Credentials(mailbox.username, token.secret), token)
     except (LoginRefused, SessionExpired) as refused:
         # The token may have been revoked, or lack what its owner has been given meanwhile.
         another = keeper.another(account, mailbox.scopes, token, insist=insist)
         if another is None:
             raise diagnosed(quay, mailbox, token, refused) from refused
     try:
-        return _with(quay, mailbox, another)
+        return _with(quay, mailbox, visit, Credentials(mailbox.username, another.secret), another)
     except LoginRefused as refused:
         raise diagnosed(quay, mailbox, another, refused) from refused
 
 
-def _with(quay: Quay, mailbox: Mailbox, token: AccessToken) -> Session:
-    return Session(_connected(quay, mailbox, Credentials(mailbox.username, token.secret)), token)
+def _with(
+    quay: Quay, mailbox: Mailbox, visit: Visit, credentials: Credentials, token: AccessToken | None
+) -> Session:
+    # A provider of tokens that is away, before this, is not the mail server's fault.
+    visit.called = True
+    source = _connected(quay, mailbox, credentials)
+    return Session(source, token, quay.clock(), arrived=lambda: quay.hosts.arrived(visit))
 
 
 def _connected(quay: Quay, mailbox: Mailbox, credentials: Credentials) -> Source:

@@ -300,6 +300,12 @@ class Mailbox(Options):
         "pulled within a second; IMAP only. EVERY counts as before.",
         examples=["yes"],
     )
+    keep_connection: Flag = Field(
+        default=False,
+        description="`yes` keeps the connection open from one pull to the next, so that a pull without news costs one "
+        "command; IMAP only. Worth it for a short EVERY; each puller process keeps one of its own.",
+        examples=["yes"],
+    )
     since: _Since = Field(
         default=Since("now"),
         description="How far back a new mailbox begins.",
@@ -309,6 +315,19 @@ class Mailbox(Options):
         default=After("keep"),
         description="What happens on the server to a message that was handed over; POP3 can keep or delete.",
         examples=["move:Done"],
+    )
+    after_when: Annotated[Literal["delivered", "spooled"], BeforeValidator(lower)] = Field(
+        default="delivered",
+        description="When AFTER may be done: once every output has accepted the message, or with `spooled` as soon as it is "
+        "durably in the spool. Then a batch that a bad disk damages cannot be pulled once more.",
+        examples=["spooled"],
+    )
+    after_days: int = Field(
+        default=0,
+        ge=0,
+        le=36_500,
+        description="For so many whole days a message stays as it is on the server before AFTER is done.",
+        examples=[30],
     )
     recognize: Flag = Field(
         default=True,
@@ -419,6 +438,15 @@ class Mailbox(Options):
         if push and info.data.get("protocol") == "pop3":
             raise ValueError("POP3 cannot announce new mail; remove it, or set PROTOCOL=imap")
         return push
+
+    @field_validator("keep_connection")
+    @classmethod
+    def _check_keep_connection(cls, keep: bool, info: ValidationInfo) -> bool:
+        if keep and info.data.get("protocol") == "pop3":
+            raise ValueError(
+                "a POP3 session sees no mail that comes after it began; remove it, or set PROTOCOL=imap"
+            )
+        return keep
 
     @field_validator("after")
     @classmethod

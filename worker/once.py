@@ -16,27 +16,29 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worker import log, settings
 from worker.alert import alert
-from worker.deliver import Delivered
-from worker.deliver import deliver as deliver_batch
-from worker.errand import Pulled
-from worker.errors import RedisUnavailable
+from worker.errand import Pulled, Ring
+from worker.errors import HostBusy, RedisUnavailable
 from worker.pull import pull as pull_mailbox
 from worker.quay import Quay
 from worker.spool import Ticket
 
+if TYPE_CHECKING:
+    from worker.deliver import Delivered
+
 
 @dataclass(slots=True)
 class Totals:
-    """What was done: messages pulled and delivered, what waits or failed, and every trouble once."""
+    """What was done: messages pulled, delivered and dropped by stages, what waits or failed, and every trouble once."""
 
     pulled: int = 0
     arrived: int = field(default=0, repr=False)
     rung: int = field(default=0, repr=False)
     delivered: int = 0
+    dropped: int = 0
     waiting: int = 0
     failed: int = 0
     troubles: list[str] = field(default_factory=list)
@@ -100,7 +102,7 @@ def _pull_here(quay: Quay, mailbox: str, totals: Totals, progress: Progress) -> 
         totals.pulled += ticket.messages
         progress(totals)
 
-    _count(totals, pull_mailbox(quay, quay.settings.mailboxes[mailbox], ring=ring))
+    _count(totals, _in_its_turn(quay, mailbox, ring))
     totals.pulled = totals.arrived
 
 
@@ -150,10 +152,22 @@ def _begin(redis_url: str, environ: dict[str, str], bells: multiprocessing.Queue
 
 
 def _pull(mailbox: str) -> Pulled:
-    return pull_mailbox(_here, _here.settings.mailboxes[mailbox], ring=_bells.put)
+    return _in_its_turn(_here, mailbox, _bells.put)
+
+
+def _in_its_turn(quay: Quay, mailbox: str, ring: Ring) -> Pulled:
+    """Pull a mailbox as soon as it is its turn at its host: there is no schedule that would call again."""
+    while isinstance(
+        (pulled := pull_mailbox(quay, quay.settings.mailboxes[mailbox], ring=ring)).waits, HostBusy
+    ):
+        pass
+    return pulled
 
 
 def _deliver(ticket: Ticket) -> Delivered | None:
+    # To pull only, nothing of parsing and of outputs is needed.
+    from worker.deliver import deliver as deliver_batch
+
     return deliver_batch(_here, ticket)
 
 
@@ -179,10 +193,11 @@ def _count(totals: Totals, result: Pulled | Delivered | None) -> None:
         totals.arrived += result.messages
         if result.busy:
             totals.note(f"{result.mailbox}: another process is pulling it")
-        for trouble in filter(None, (result.trouble, result.missing)):
+        for trouble in filter(None, (result.trouble, result.waits, result.missing)):
             totals.note(f"{result.mailbox}: {trouble.sentence}")
     elif result:
         totals.delivered += result.done
+        totals.dropped += result.dropped
         totals.failed += result.failed
         if result.trouble:
             totals.note(f"{result.mailbox}: {result.trouble}")

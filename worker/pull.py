@@ -17,16 +17,25 @@ from worker import state
 from worker.backfill import go_back
 from worker.begin import recall, remember, renumbered
 from worker.bring import bring, bring_again, bring_withheld
-from worker.checkpoint import Place
 from worker.errand import Errand, Pulled, Ring
-from worker.errors import MailquayError, RedisUnavailable, SessionExpired, Throttled
+from worker.errors import (
+    HostBusy,
+    LeaseLost,
+    MailquayError,
+    RedisUnavailable,
+    SessionExpired,
+    SpoolFull,
+    Throttled,
+    Waiting,
+)
+from worker.kept import Session
 from worker.lease import held
-from worker.login import Session, logged_in
+from worker.login import logged_in
 from worker.mailbox import Mailbox
 from worker.quay import Quay
 from worker.route import calls
 from worker.route import opened as opened_folders
-from worker.settle import settle
+from worker.settle import give_up, settle, settle_apart
 from worker.sources import Source
 from worker.standing import parking
 from worker.timetable import pull_entry
@@ -52,8 +61,12 @@ def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("i
                 return pulled
             if mailbox.push:
                 quay.news.taken(mailbox.name)
-            _pull_over_sessions(Errand(quay, mailbox, lease, ring, deadline, pulled))
+            errand = Errand(quay, mailbox, lease, ring, deadline, pulled)
+            settle_apart(errand)
+            _pull_over_sessions(errand)
             _stand_well(quay, pulled)
+    except Waiting as waiting:
+        pulled.waits = waiting
     except MailquayError as error:
         pulled.trouble = error
     if not isinstance(pulled.trouble, RedisUnavailable):
@@ -62,20 +75,26 @@ def pull(quay: Quay, mailbox: Mailbox, *, ring: Ring, deadline: float = float("i
             if pulled.trouble:
                 pulled.again = quay.standings.of(mailbox.name).state == pulled.trouble.state
                 pulled.failures = _park(quay, mailbox, pulled.trouble)
+            if isinstance(pulled.waits, HostBusy):
+                # Put back by seconds. One whose host is away comes at its own time, and finds it back by then.
+                quay.timetable.park(pull_entry(mailbox.name), quay.clock() + pulled.waits.seconds)
             quay.timetable.answered(pull_entry(mailbox.name))
     _report(pulled, time.monotonic() - begun)
     return pulled
 
 
 def _pull_over_sessions(errand: Errand) -> None:
-    """A session that ends with its token is followed by another one, as long as each gets somewhere."""
+    """A session that was kept comes first; one that ends with its token is followed by another while each gets somewhere."""
+    if (kept := errand.quay.kept.take(errand.mailbox)) and _went_on(errand, kept):
+        return
     ended: AccessToken | None = None
     before = -1
     while True:
         try:
-            with logged_in(errand.quay, errand.mailbox, ended=ended) as session:
+            fence = errand.lease.fence
+            with logged_in(errand.quay, errand.mailbox, fence=fence, ended=ended) as session:
                 ended = session.token
-                _pull(_within(errand, session), session.source)
+                _pull(_within(errand, session), session)
         except SessionExpired:
             if errand.pulled.batches == before:
                 raise
@@ -84,56 +103,74 @@ def _pull_over_sessions(errand: Errand) -> None:
             return
 
 
+def _went_on(errand: Errand, session: Session) -> bool:
+    """Pull in a session that was kept. Whatever is wrong with it is no trouble: a new one follows in the same pull."""
+    try:
+        _pull(_within(errand, session), session)
+    except (LeaseLost, RedisUnavailable, SpoolFull, Throttled):
+        raise
+    except MailquayError as error:
+        log.info("connection.dropped", mailbox=errand.mailbox.name, reason=error.sentence)
+        return False
+    finally:
+        errand.quay.kept.let_go(session)
+    return True
+
+
 def _within(errand: Errand, session: Session) -> Errand:
     """The errand, at the end of its token at the latest: behind a batch it yields, and the next pull has a new one."""
+    errand = replace(errand, arrived=session.arrived)
     if session.token is None:
         return errand
     left = session.token.expires_at - errand.quay.clock() - _SESSION_MARGIN_SECONDS
     return replace(errand, deadline=min(errand.deadline, time.monotonic() + left))
 
 
-def _pull(errand: Errand, source: Source) -> None:
+def _pull(errand: Errand, session: Session) -> None:
+    source = session.source
     try:
         recall(errand)
-        settled = _pull_new(errand, source)
+        _pull_new(errand, source)
         # New mail first, and again after every turn at what is old.
         while not errand.pulled.more:
             if not go_back(errand, source):
-                source.finish()
-                errand.quay.checkpoints.settled(errand.mailbox.name, settled)
+                if not errand.quay.kept.keep(errand.mailbox, session):
+                    source.finish()
                 return
-            settled += _pull_new(errand, source)
+            _pull_new(errand, source)
     finally:
         if errand.pulled.batches or errand.pulled.recognised or errand.pulled.withheld:
             remember(errand)
 
 
-def _pull_new(errand: Errand, source: Source) -> list[Place]:
-    """Pull what is new in each folder, and settle; returns what is to be struck off when the session has ended well."""
+def _pull_new(errand: Errand, source: Source) -> None:
+    """Pull what is new in each folder, and settle what was handed over."""
     checkpoints, name = errand.quay.checkpoints, errand.mailbox.name
-    settled: list[Place] = []
     for opened, checkpoint in opened_folders(errand, source, calls(errand, source)):
+        errand.arrived()
         bring_again(errand, source, opened)
         checkpoint = renumbered(errand, source, opened, checkpoint)  # noqa: PLW2901  (it is the one to go on from)
         for window in source.new(opened, after=checkpoint.uid, seen=checkpoint.uidls):
             bring(errand, source, opened, window, recognise=checkpoint.recognise)
             if errand.pulled.more:
-                return settled
+                return
             bring_withheld(errand, source, opened)
         bring_withheld(errand, source, opened)
         if checkpoint.recognise:
             checkpoints.recognised(name, opened.folder)
-        settled += settle(errand, source, opened)
+        settle(errand, source, opened)
         checkpoints.forget_uidls(errand.lease.fence, name, source.gone(opened, checkpoint.uidls))
-    return settled
+    give_up(errand)
 
 
 def _stand_well(quay: Quay, pulled: Pulled) -> None:
-    """Record that all went well, but for folders that are missing: that is logged when it is new."""
+    """Record that all went well, but for folders that are missing and AFTER: that is logged when it is new."""
     before = quay.standings.of(pulled.mailbox).sentence
-    quay.standings.well(pulled.mailbox, quay.clock(), but=pulled.missing)
-    if pulled.missing and pulled.missing.sentence != before:
-        log.warning("folder.missing", mailbox=pulled.mailbox, reason=pulled.missing.sentence)
+    but = pulled.missing or pulled.unsettled
+    quay.standings.well(pulled.mailbox, quay.clock(), but=but)
+    if but and but.sentence != before:
+        event = "folder.missing" if pulled.missing else "settle.refused"
+        log.warning(event, mailbox=pulled.mailbox, reason=but.sentence)
 
 
 def _park(quay: Quay, mailbox: Mailbox, error: MailquayError) -> int:
@@ -158,7 +195,12 @@ def _report(pulled: Pulled, seconds: float) -> None:
         "more": pulled.more,
         "seconds": round(seconds, 3),
     }
-    if pulled.trouble is None:
+    if pulled.waits and not pulled.batches:
+        # Of a host that is away one event tells, and `status` of each of its mailboxes.
+        log.debug(
+            "pull.waits", mailbox=pulled.mailbox, state=pulled.waits.state, reason=pulled.waits.sentence
+        )
+    elif pulled.trouble is None:
         log.info("pull.finished", mailbox=pulled.mailbox, **event)
     else:
         # A mailbox that waits for its owner is polled as ever, and nobody is alarmed every minute.

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.output import Output
 from pipelines.pipeline import Pipeline
@@ -22,11 +24,15 @@ from pipelines.stage import Stage
 from worker import settings as configuration
 from worker import state
 from worker.checkpoint import Checkpoints
-from worker.errors import Misconfigured
+from worker.errors import Misconfigured, Unreachable
+from worker.hosts import Hosts, host_of
+from worker.hurdles import Hurdles
+from worker.kept import Kept
 from worker.lease import held
 from worker.mailbox import Mailbox
 from worker.news import News
 from worker.recognise import Handed
+from worker.release import Releases
 from worker.repair import Repairs
 from worker.settings import Settings
 from worker.sources import Credentials, Listener, Source
@@ -39,10 +45,12 @@ from worker.spool.file import FileSpool
 from worker.standing import Standings
 from worker.timetable import Timetable
 from worker.tokens.copies import Copies
-from worker.tokens.entra import Entra
 from worker.tokens.keeper import Keeper
-from worker.tokens.seal import KeyFile, Seal
 from worker.tokens.store import TokenStore
+
+if TYPE_CHECKING:
+    from worker.tokens.entra import Entra
+    from worker.tokens.seal import KeyFile
 
 _ANSWER_SECONDS = 60.0
 """What a mail server may take for one answer."""
@@ -73,8 +81,10 @@ class Quay:
         self.timetable = Timetable(self.client)
         self.checkpoints = Checkpoints(self.client)
         self.handed = Handed(self.client)
+        self.hurdles = Hurdles(self.client)
         self.standings = Standings(self.client)
         self.news = News(self.client)
+        self.kept = Kept(clock)
         self._outputs: dict[str, Output] = {}
         self._pipelines: dict[str, Pipeline] = {}
 
@@ -85,20 +95,43 @@ class Quay:
             self.settings.data_dir / "spool", disk_free_min=self.settings.disk_free_min, clock=self.clock
         )
 
+    @cached_property
+    def hosts(self) -> Hosts:
+        """The mail servers, and what is asked of each by all processes together."""
+        said = self.settings
+        enabled = [mailbox for mailbox in said.mailboxes.values() if mailbox.enabled]
+        return Hosts(
+            self.client,
+            Counter(host_of(mailbox.endpoint) for mailbox in enabled),
+            connections=said.host_connections,
+            logins=said.host_logins,
+            clock=self.clock,
+            jitter=self.jitter,
+        )
+
     @property
     def repairs(self) -> Repairs:
         """The repair queues, beside the spool."""
         return Repairs(self.spool)
 
+    @property
+    def releases(self) -> Releases:
+        """What was handed over and may be settled, beside the spool."""
+        return Releases(self.spool)
+
     @cached_property
     def token_keys(self) -> KeyFile:
         """The keys that seal tokens: those of TOKEN_KEYS_FILE, or one made in DATA_DIR."""
+        from worker.tokens.seal import KeyFile
+
         path = self.settings.token_keys_file
         return KeyFile(path or self.settings.data_dir / "token_keys", create=path is None)
 
     @cached_property
     def token_store(self) -> TokenStore:
         """The sealed grants."""
+        from worker.tokens.seal import Seal
+
         in_clear = self.settings.dangerously_store_tokens_in_clear
         copies = Copies(self.settings.data_dir / "tokens")
         return TokenStore(self.client, Seal(self.token_keys, in_clear=in_clear), copies)
@@ -113,6 +146,9 @@ class Quay:
 
     def entra(self, mailbox: Mailbox) -> Entra:
         """The identity provider of the mailbox's app registration."""
+        # MSAL takes a sixth of a short pull's time to load, and a mailbox with a password needs none of it.
+        from worker.tokens.entra import Entra
+
         return Entra(self.settings.registration(mailbox), clock=self.clock)
 
     def keeper(self, mailbox: Mailbox) -> Keeper:
@@ -130,7 +166,11 @@ class Quay:
 
     def connect(self, mailbox: Mailbox, credentials: Credentials) -> Source:
         """A session with the mailbox's server, signed in."""
-        kind = ImapSource if mailbox.protocol == "imap" else Pop3Source
+        kind: Callable[..., Source] = ImapSource
+        if mailbox.protocol == "pop3":
+            # Where the last pull broke, answers are waited for one by one: some servers lose commands sent ahead.
+            broke = self.standings.of(mailbox.name).state == Unreachable.state
+            kind = partial(Pop3Source, ahead=not broke)
         return kind(
             mailbox.endpoint,
             credentials,
@@ -201,6 +241,7 @@ class Quay:
         """Let all clients go."""
         for name in list(self._outputs):
             self.forget_output(name)
+        self.kept.close()
         self.client.close()
 
 

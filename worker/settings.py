@@ -27,7 +27,6 @@ from worker.errors import ConfigurationError, Misconfigured, Problem, TokensUnre
 from worker.mailbox import LocalFile, LocalPath, Mailbox, Text, lower
 from worker.registration import Entra, Google, Oidc, registration_for
 from worker.tokens import Registration
-from worker.tokens.seal import KeyFile, Seal
 
 __all__ = [
     "Entra",
@@ -62,6 +61,8 @@ def _redis_url(url: str) -> str:
 
 
 def _token_keys(path: Path) -> Path:
+    from worker.tokens.seal import KeyFile, Seal
+
     try:
         Seal(KeyFile(path, create=False)).seal("", "")
     except TokensUnreadable:
@@ -132,6 +133,20 @@ class General(Options):
     )
     deliver_concurrency: int = Field(
         default=2, ge=1, le=1000, description="Batches that one worker delivers at a time.", examples=[4]
+    )
+    host_connections: int = Field(
+        default=50,
+        ge=1,
+        le=10_000,
+        description="Mailboxes of one mail server that are pulled at a time, by all workers together.",
+        examples=[10],
+    )
+    host_logins: int = Field(
+        default=10,
+        ge=1,
+        le=1000,
+        description="Logins a second to one mail server, by all workers and watchers together.",
+        examples=[50],
     )
     lease_ttl: Duration = Field(
         default=timedelta(seconds=60),
@@ -389,7 +404,9 @@ class _Checks:
                 continue
             sentence = _sentence(error, model=model)
             # An output or stage from elsewhere may quote what it was given.
-            if not model.__module__.startswith("worker.") and _quotes(sentence, values.values()):
+            if not model.__module__.startswith(("worker.", "pipelines.")) and _quotes(
+                sentence, values.values()
+            ):
                 sentence = "is not valid"
             self.problems.append(entry.problem(sentence))
         return None

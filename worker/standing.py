@@ -25,6 +25,7 @@ class Standing:
     tried_at: float = 0
     pulled: int = 0
     delivered: int = 0
+    dropped: int = 0
     failed: int = 0
     failing_since: float = 0
 
@@ -37,7 +38,7 @@ def parking(error: MailquayError, failures: int) -> float:
     ever and go on as soon as somebody has signed in.
     """
     if isinstance(error, Throttled):
-        return error.seconds
+        return max(error.seconds, min(error.longest, error.seconds * 2.0 ** min(failures - 1, 10)))
     if isinstance(error, AccountTrouble):
         return 0.0
     return float(min(300.0 if error.retried else 900.0, 5.0 * 2 ** min(failures - 1, 10)))
@@ -60,6 +61,7 @@ class Standings:
             tried_at=float(found.get("tried_at", 0)),
             pulled=int(found.get("pulled", 0)),
             delivered=int(found.get("delivered", 0)),
+            dropped=int(found.get("dropped", 0)),
             failed=int(found.get("failed", 0)),
             failing_since=float(found.get("failing_since", 0)),
         )
@@ -83,7 +85,7 @@ class Standings:
         return self.count(mailbox, "failures", 1)
 
     def count(self, mailbox: str, counter: str, more: int) -> int:
-        """Add to `pulled`, `delivered`, `failed` or `failures`; returns the sum."""
+        """Add to `pulled`, `delivered`, `dropped`, `failed` or `failures`; returns the sum."""
         return int(self._client.hincrby(state.standing_key(mailbox), counter, more))
 
     def _set(self, mailbox: str, fields: Mapping[str, str | float]) -> None:

@@ -75,6 +75,11 @@ def handed_key(mailbox: str) -> str:
     return f"{PREFIX}handed:{{{mailbox}}}"
 
 
+def hurdles_key(mailbox: str) -> str:
+    """Hash with a time to live: message id -> how often a session ended when that message should have come."""
+    return f"{PREFIX}hurdles:{{{mailbox}}}"
+
+
 def again_key(mailbox: str) -> str:
     """Set: JSON of messages to be pulled once more, because their copy in the spool was damaged."""
     return f"{PREFIX}again:{{{mailbox}}}"
@@ -83,11 +88,6 @@ def again_key(mailbox: str) -> str:
 def places_key(mailbox: str, batch: str) -> str:
     """String with a time to live: JSON of where the messages of a batch lie, in case its file loses its beginning."""
     return f"{PREFIX}places:{{{mailbox}}}:{batch}"
-
-
-def settle_key(mailbox: str) -> str:
-    """Set: JSON of messages that every output has accepted and the server may now mark, move or delete."""
-    return f"{PREFIX}settle:{{{mailbox}}}"
 
 
 def bell_key(ticket: str) -> str:
@@ -103,6 +103,18 @@ def life_key(role: str, host: str) -> str:
 def standing_key(mailbox: str) -> str:
     """Hash: how a mailbox stands: state, sentence, counters, times. For people; nothing decides on it but parking."""
     return f"{PREFIX}standing:{{{mailbox}}}"
+
+
+def host_key(what: str, host: str) -> str:
+    """What is known of a host, `name:port`, by all who call at it.
+
+    `places` -> hash: mailbox -> fence of the lease under which it holds a place for its connection;
+    `turn` -> string with a time to live: Unix milliseconds up to which logins are given out;
+    `waiting`, `asked` -> sorted sets: who found no place or turn -> Unix milliseconds of his first and his last try;
+    `failing` -> sorted set: mailbox -> Unix milliseconds at which it found the host not there, none having been opened since;
+    `away` -> hash while the host is away: `since`, `probe_at` (Unix milliseconds), `probes`, `mailboxes`, `reason`.
+    """
+    return f"{PREFIX}host:{{{host}}}:{what}"
 
 
 def token_key(account: str) -> str:

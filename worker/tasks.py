@@ -82,7 +82,7 @@ def alert() -> None:
 
 def _heard_meanwhile(here: Quay, pulled: Pulled) -> bool:
     """Whether mail was announced during a pull: its own bell rings in vain, because the mailbox is leased."""
-    return not (pulled.busy or pulled.trouble) and here.news.there(pulled.mailbox)
+    return not (pulled.busy or pulled.trouble or pulled.waits) and here.news.there(pulled.mailbox)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import structlog
 from worker import health
 from worker.errors import (
     AccountTrouble,
+    HostAway,
     LoginRefused,
     MailquayError,
     RedisUnavailable,
@@ -43,6 +44,8 @@ _SPREAD_SECONDS = 300.0
 """So long before a token ends at the most its sessions are begun anew, one after the other; a new one is to be had then."""
 _LOOK_SECONDS = 5.0
 """How often an account without a token is looked at in Redis, however many of its mailboxes wait."""
+_LONGEST_AWAY_SECONDS = 60.0
+"""How often at least it is looked whether a host that was away is back: one command in Redis a mailbox."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,7 +71,7 @@ class Watcher:
         self._quay = quay
         self._shares = shares
         self._ring = ring
-        self._pace = pace or Pace()
+        self._pace = pace or Pace(quay.hosts)
         self._sleep = sleep
         said = quay.settings.mailboxes
         self._wanted = {name: mailbox for name, mailbox in said.items() if mailbox.push and mailbox.enabled}
@@ -123,6 +126,7 @@ class Watcher:
             await self._in_thread(self._sharing, self._shares.leave)
         for threads in (self._asking, self._sharing, self._ringing):
             threads.shutdown(wait=False, cancel_futures=True)
+        self._pace.close()
 
     # -- one mailbox -----------------------------------------------------------------------------------------------
 
@@ -134,10 +138,11 @@ class Watcher:
             token: AccessToken | None = None
             begun: float | None = None
             try:
-                async with self._pace.turn(mailbox.endpoint.host):
+                async with self._pace.turn(mailbox) as visit:
                     credentials, token = await self._in_thread(
                         self._asking, self._credentials, mailbox, ended
                     )
+                    visit.called = True
                     listener = await self._quay.listen(mailbox, watched_folder(mailbox), credentials)
                 begun, ended = clock(), None
                 with closing(listener):
@@ -145,6 +150,10 @@ class Watcher:
             except AccountTrouble as trouble:
                 self._say(mailbox, trouble, failures=1)
                 await self._until_signed_in(self._quay.settings.account(mailbox).casefold())
+            except HostAway as away:
+                # One event told of it already, and it is no failure of this mailbox.
+                seconds = min(_LONGEST_AWAY_SECONDS, max(_LOOK_SECONDS, away.seconds))
+                await self._sleep(seconds * self._quay.jitter())
             except NoPush as error:
                 log.warning(
                     "watch.impossible",

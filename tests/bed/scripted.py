@@ -19,7 +19,8 @@ from worker.demo.certificates import Certificates
 Answers = Mapping[bytes, bytes | Sequence[bytes]]
 """What a command begins with -> what is answered; several answers are given in turn, the last one again and again.
 
-`<tag>` stands for the command's tag. An empty answer hangs up."""
+`<tag>` stands for the command's tag, `<silence>` for nothing: alone it is a server that does not answer. An empty answer
+hangs up; so does `<end>` behind what is said before it."""
 
 
 class Scripted:
@@ -85,7 +86,10 @@ class Scripted:
                 answer = self._answer(said)
                 if not answer:
                     return
-                connection.sendall(answer.replace(b"<tag>", tag or b"*"))
+                spoken, end, _ = answer.partition(b"<end>")
+                connection.sendall(spoken.replace(b"<tag>", tag or b"*").replace(b"<silence>", b""))
+                if end:
+                    return
 
     def _answer(self, said: bytes) -> bytes:
         for start, answers in self._answers.items():

@@ -31,7 +31,8 @@ from worker.spool import Ticket
 LEASE_SECONDS = 0.2
 WRITES = {"EVALSHA", "SADD", "SREM", "SET", "DEL"}
 """Leases, checkpoints and notes; nothing hangs on what only people look at, as counters and standings."""
-SETTLING = (b"DELE", b"QUIT", b"UID STORE", b"UID EXPUNGE", b"LOGOUT")
+SETTLING = (b"DELE", b"QUIT")
+SETTLING_BY_UID = (b" UID STORE", b" UID EXPUNGE", b" UID COPY", b" UID MOVE")
 
 
 class Steps:
@@ -62,8 +63,8 @@ class Steps:
             Wire,
             "send",
             lambda _, data: (
-                data.decode("latin-1").strip()
-                if data.startswith(SETTLING) or b" UID STORE" in data or b" UID EXPUNGE" in data
+                data.decode("latin-1").partition("\r\n")[0]
+                if data.startswith(SETTLING) or any(verb in data for verb in SETTLING_BY_UID)
                 else None
             ),
         )
@@ -144,7 +145,7 @@ def recover(environ: Mapping[str, str], folder: Path, mailbox: str) -> None:
         for ticket in quay.spool.tickets():
             deliver(quay, ticket)
         quay.spool.clean()
-        owing = quay.spool.tickets() or quay.checkpoints.to_settle(mailbox)
+        owing = quay.spool.tickets() or quay.releases.waiting(mailbox)
         idle = not (pulled.busy or pulled.trouble or pulled.messages or owing)
         quay.close()
         # Retries are due by then, and what is unfinished is old.

@@ -73,6 +73,8 @@ class Withholding(Scripted):
 
     def _pop3(self, said: bytes) -> bytes:
         verb, _, argument = said.partition(b" ")
+        if verb == b"LIST" and argument:
+            return b"+OK %s %d\r\n" % (argument, self._size(int(argument)))
         if verb in {b"UIDL", b"LIST"}:
             lines = [
                 b"%d u%d-%d" % (number, self.uidvalidity, number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -23,12 +24,14 @@ from tests.bed.scripted import Scripted
 from tests.bed.valkey import Valkey
 from worker import begin, catch_up, state
 from worker.checkpoint import Checkpoint
+from worker.cli import status
 from worker.demo.certificates import Certificates
 from worker.demo.harbour import ALICE
 from worker.errors import LeaseLost, Misconfigured, Unreachable
 from worker.identity import imap_id
 from worker.lease import held
 from worker.mailbox import Since
+from worker.pull import pull
 from worker.quay import Quay
 from worker.sources import Credentials, Endpoint
 from worker.sources.arrival import arrival
@@ -127,13 +130,16 @@ def test_new_mail_comes_first_while_years_are_gone_back_over(
 def test_the_schedule_goes_on_with_a_backfill_that_nobody_watches(
     installation: Installation, dovecot: Dovecot
 ) -> None:
-    """Whoever asked for it went away; an ordinary pull takes its turns, and says `more` at its deadline."""
+    """Whoever asked for it went away; an ordinary pull takes its turns, and `status` says how far it is."""
     dovecot.forget(ALICE)
     dovecot.save(ALICE, *map(numbered, range(12)))
     installation.on_dovecot("box", dovecot, ALICE, since="now")
     quay = installation.quay()
     pulled(quay, "box")
     catch_up.note(quay, quay.settings.mailboxes["box"], "INBOX", ALL)
+    pull(quay, quay.settings.mailboxes["box"], ring=lambda _: None, deadline=time.monotonic())
+    [line] = status.lines(quay)
+    assert 0 < line.going_back["INBOX"] < 1
 
     flow(quay, "box")
 

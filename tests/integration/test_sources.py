@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pytest
 
@@ -228,3 +229,23 @@ def test_a_pop3_server_that_hangs_up_on_one_line_sign_in_is_signed_in_to(
 
     assert [raw for _, raw in found] == RAW
     assert len({ref.uidl for ref, _ in found}) == 2
+
+
+def test_a_second_imap_server_tells_of_new_mail_in_a_session_that_was_kept(
+    demo: DemoServers, identity: Identity
+) -> None:
+    """In the answer to NOOP, as RFC 3501 has it; without news the folder is as it was."""
+    endpoint, token = demo.endpoints["imap"], identity.token(ALICE)
+    source = connect("imap", endpoint, Credentials(ALICE, token))
+    before = source.open("INBOX", writable=False)
+    assert source.rest()
+    assert source.open("INBOX", writable=False) is before
+
+    client = imap_login(endpoint.port, Path(str(endpoint.ca_file)), ALICE, token)
+    assert client.append("INBOX", "", "", RAW[0])[0] == "OK"
+    client.logout()
+    after = source.open("INBOX", writable=False)
+    source.close()
+
+    assert (before.exists, after.exists) == (2, 3)
+    assert (before.uid_next, after.uid_next) == (103, 104)

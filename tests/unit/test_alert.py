@@ -13,6 +13,7 @@ from worker import errors
 from worker.accounts import Access, AccountStanding, CredentialStanding
 from worker.alert import Alert, Polled, standing_alerts
 from worker.errors import AccountTrouble, ConfigurationError, LoginRefused, MailquayError, NeedsSignIn
+from worker.hosts import Away
 from worker.settings import load
 from worker.standing import Standing
 
@@ -172,6 +173,23 @@ def test_a_mailbox_that_was_not_pulled_for_hours_is_silent_whatever_the_reason()
     assert list(alerts(WELL, mailboxes={"box": away, "shop": TRIED})) == ["mailbox.silent:box"]
     assert alerts(WELL, mailboxes={"box": replace(away, failing_since=NOW - 3600)}) == {}
     assert list(alerts(LOST, mailboxes={"box": away})) == [f"account.lost:{ALICE}"]
+
+
+def test_a_host_that_is_away_is_one_alert_and_silences_those_of_its_mailboxes() -> None:
+    """After five minutes; when it is back, what was not tried meanwhile is not called silent before it was."""
+    away = Away("mail.example:993", NOW - 299, 5, "Connection refused", NOW)
+    failing = Standing(state="unreachable", failures=9, tried_at=NOW - 7 * 3600, failing_since=NOW - 7 * 3600)
+    polled = [Polled(name, ALICE, failing, away) for name in ("box", "shop")]
+    nothing = Access((), ())
+
+    assert standing_alerts(nothing, polled, {}, now=NOW) == {}
+    raised = standing_alerts(nothing, polled, {}, now=NOW + 2)
+    assert [(one.id, one.who, one.mailboxes) for one in raised.values()] == [
+        ("host.away:mail.example:993", "nobody", ("box", "shop"))
+    ]
+    later = [replace(one, away=replace(away, reason="Connection timed out")) for one in polled]
+    assert standing_alerts(nothing, later, raised, now=NOW + 3600) == raised
+    assert standing_alerts(nothing, [replace(one, away=None) for one in polled], raised, now=NOW) == {}
 
 
 @pytest.mark.parametrize("kind", EVERY_ERROR)

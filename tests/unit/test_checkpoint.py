@@ -173,21 +173,15 @@ def test_a_renumbered_folder_is_compared_until_it_was_gone_through(
     assert checkpoints.load("box", "INBOX") == Checkpoint(None, 0, frozenset("a"), recognise=True)
 
 
-def test_places_to_settle_and_to_pull_again_are_kept_once_each_until_struck_off(
-    checkpoints: Checkpoints,
-) -> None:
-    """Noting one twice, as after a crash, is the same as once; the two lists do not mix."""
+def test_places_to_pull_again_are_kept_once_each_until_struck_off(checkpoints: Checkpoints) -> None:
+    """Noting one twice, as after a crash, is the same as once."""
     places = [Place("INBOX", "a", 7, 1), Place("INBOX", "b", 7, 2), Place("INBOX", "c", uidl="x y")]
-    lists = [
-        (checkpoints.may_settle, checkpoints.to_settle, checkpoints.settled),
-        (checkpoints.ask_again, checkpoints.to_pull_again, checkpoints.pulled_again),
-    ]
-    for note, noted, strike in lists:
-        note("box", places[:2])
-        note("box", places[1:])
-        assert noted("box") == places
-        strike("box", places[:1])
-        strike("box", [])
-        assert noted("box") == places[1:]
-        strike("box", places)
-        assert noted("box") == []
+
+    checkpoints.ask_again("box", places[:2])
+    checkpoints.ask_again("box", places[1:])
+    assert checkpoints.to_pull_again("box") == places
+    checkpoints.pulled_again("box", places[:1])
+    checkpoints.pulled_again("box", [])
+    assert checkpoints.to_pull_again("box") == places[1:]
+    checkpoints.pulled_again("box", places)
+    assert checkpoints.to_pull_again("box") == []

@@ -255,7 +255,10 @@ def test_check_prints_what_an_exchange_administrator_has_to_type(
     result = mailquay("check")
 
     assert result.exit_code == 0
-    heading, *printed = result.stdout.partition("administrator gives")[2].splitlines()
+    access, _, advice = result.stdout.partition("administrator gives")[2].partition(
+        "It is also worth setting"
+    )
+    heading, *printed = access.splitlines()
     assert "ExchangeOnlineManagement" in heading
     assert [line.strip() for line in printed if line and "#" not in line] == [
         "Connect-ExchangeOnline -Organization contoso.com",
@@ -270,6 +273,13 @@ def test_check_prints_what_an_exchange_administrator_has_to_type(
     (consent,) = [line for line in printed if "#" in line]
     assert "IMAP.AccessAsApp and POP.AccessAsApp" in consent
     assert "SMTP.SendAsApp" in consent
+    habits = "-{0}UseProtocolDefaults $false -{0}ForceICalForCalendarRetrievalOption $true -{0}SuppressReadReceipt $true"
+    assert [line.strip() for line in advice.splitlines() if "CASMailbox" in line] == [
+        f"Set-CASMailbox -Identity {ALICE} {habits.format('Imap')}",
+        f"Set-CASMailbox -Identity desk@contoso.com {habits.format('Imap')}",
+        f"Set-CASMailbox -Identity 'o''hara’’s@contoso.com' {habits.format('Pop')}",
+        f"Set-CASMailbox -Identity orders@contoso.com {habits.format('Imap')}",
+    ]
 
 
 def test_check_names_microsoft_s_other_clouds_to_exchange(ours: Installation, mailquay: Mailquay) -> None:

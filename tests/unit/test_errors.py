@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from worker import errors
-from worker.errors import ConfigurationError, MailquayError, Problem, Throttled
+from worker.errors import ConfigurationError, MailquayError, Problem, Throttled, Waiting
 from worker.spool import Batch, BatchDamaged
 
 CLASSES = [
@@ -33,10 +33,11 @@ def test_every_error_says_who_must_act_and_has_a_word_for_status() -> None:
         Throttled("slow down", seconds=7.5, mailbox="support"),
         ConfigurationError((Problem("DATA_DIR", "is missing"),)),
         BatchDamaged("cut short", mailbox="support", plan=Batch("b", "support", "INBOX")),
+        *(kind("its turn comes", seconds=4.5) for kind in CLASSES if issubclass(kind, Waiting)),
         *(
             kind("sentence", mailbox="support")
             for kind in CLASSES
-            if kind not in {Throttled, ConfigurationError}
+            if kind not in {Throttled, ConfigurationError} and not issubclass(kind, Waiting)
         ),
     ],
 )

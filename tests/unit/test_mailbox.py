@@ -211,6 +211,8 @@ def test_a_mailbox_with_a_password_has_no_registration(tmp_path: Path) -> None:
         ({"PROVIDER": "microsoft365", "AUTH": "password"}, "AUTH", "does not let a mailbox sign in this way"),
         ({"PROVIDER": "outlook", "AUTH": "password"}, "AUTH", "does not let a mailbox sign in this way"),
         ({"PROTOCOL": "pop3", "FOLDERS": "INBOX,Sent"}, "FOLDERS", "POP3 knows only INBOX"),
+        ({"PROTOCOL": "pop3", "PUSH": "yes"}, "PUSH", "POP3 cannot announce new mail"),
+        ({"PROTOCOL": "pop3", "KEEP_CONNECTION": "yes"}, "KEEP_CONNECTION", "sees no mail that comes after"),
         ({"PROTOCOL": "pop3", "AFTER": "seen"}, "AFTER", "POP3 can only keep or delete"),
         ({"PROTOCOL": "pop3", "AFTER": "move:Done"}, "AFTER", "POP3 can only keep or delete"),
         ({"FOLDERS": "INBOX,Done", "AFTER": "move:done"}, "AFTER", "into a folder that is pulled"),

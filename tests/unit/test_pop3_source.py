@@ -30,6 +30,7 @@ SIGNED_IN: dict[bytes, bytes | Sequence[bytes]] = {
     b"AUTH": b"+ \r\n",
     MESSAGE: b"+OK User successfully logged on.\r\n",
     b"UIDL": listing(b"1 a", b"2 b", b"4 c"),
+    **{b"LIST %d" % number: b"+OK %d %d00\r\n" % (number, number) for number in (1, 2, 4)},
     b"LIST": listing(b"1 100", b"2 200", b"4 400"),
     b"DELE": b"+OK\r\n",
     b"QUIT": b"+OK bye\r\n",
@@ -64,7 +65,7 @@ def session(
 def test_xoauth2_is_always_sent_in_two_steps(certificates: Certificates) -> None:
     """Exchange hangs up when the token comes on the line of the command; nobody minds two steps."""
     with session(certificates) as (_, server):
-        assert server.said == [b"CAPA", b"AUTH XOAUTH2", MESSAGE, b"CAPA"]
+        assert server.said == [b"CAPA", b"AUTH XOAUTH2", MESSAGE]
 
 
 def test_a_server_without_capa_is_asked_for_the_usual_mechanism(certificates: Certificates) -> None:
@@ -291,8 +292,34 @@ def test_deletions_count_when_quit_is_confirmed(certificates: Certificates) -> N
 @pytest.mark.parametrize("answer", [b"-ERR some deleted messages were not removed\r\n", b""])
 def test_a_quit_that_is_not_confirmed_is_told_again(certificates: Certificates, answer: bytes) -> None:
     """What the server may or may not have deleted is asked for once more by the next pull."""
-    with session(certificates, {b"QUIT": answer}) as (source, _), pytest.raises(Unreachable):
+    with session(certificates, {b"QUIT": answer}) as (source, _):
+        source.settle([Ref(uidl="a", number=1)], "delete")
+        with pytest.raises(Unreachable):
+            source.finish()
+
+
+def test_the_answer_to_a_quit_without_deletions_is_not_waited_for(certificates: Certificates) -> None:
+    """It would cost each poll a round trip and tell nothing."""
+    with session(certificates, {b"QUIT": b"-ERR never mind\r\n"}) as (source, server):
+        source.open("INBOX", writable=True)
         source.finish()
+
+    assert server.said[-1] == b"QUIT"
+
+
+def test_whether_messages_may_be_asked_for_ahead_is_looked_up_once_and_only_when_some_are(
+    certificates: Certificates,
+) -> None:
+    """Signed in, a server may be able to do other things than before; a poll without news need not know."""
+    asked = []
+    with session(certificates, RETRIEVED) as (source, server):
+        opened = source.open("INBOX", writable=False)
+        for seen in ("abc", "bc", "ac"):
+            for window in source.new(opened, after=0, seen=frozenset(seen)):
+                fetched(source, window)
+            asked.append(len(server.commands(b"CAPA")))
+
+    assert asked == [1, 2, 2]
 
 
 @pytest.mark.parametrize("action", ["seen", "move:Done"])

@@ -58,6 +58,7 @@ def test_failures_are_counted_in_a_row_and_forgotten_when_it_is_well_again(stand
         (LoginRefused("no reason"), 5, 900),
         (NeedsSignIn("revoked"), 0, 0),
         (Throttled("slow down", seconds=77), 77, 77),
+        (Throttled("used up", seconds=300, longest=3600), 300, 3600),
     ],
 )
 def test_parking_grows_with_failures_and_depends_on_who_must_act(

@@ -97,7 +97,7 @@ class Play:
 
         async def run() -> None:
             shares = Shares(self.quay.client, "me", ttl=60)
-            watcher = Watcher(self.quay, shares, self._ring, pace=Pace(a_second=1e6), sleep=self._sleep)
+            watcher = Watcher(self.quay, shares, self._ring, pace=Pace(self.quay.hosts), sleep=self._sleep)
             stop = asyncio.Event()
             running = asyncio.create_task(watcher.run(stop))
             async with asyncio.timeout(10):

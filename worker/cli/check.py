@@ -8,7 +8,7 @@ import click
 
 from worker.cli.session import session
 from worker.errors import MailquayError
-from worker.exchange import access_lines
+from worker.exchange import access_lines, advice_lines
 from worker.login import logged_in
 from worker.mailbox import Mailbox
 from worker.quay import Quay
@@ -40,13 +40,19 @@ def command(*, connect: bool) -> None:
 
 
 def _show_access(said: Settings) -> None:
-    """What somebody has to permit in Exchange Online, if he has not done so already."""
+    """What somebody has to permit in Exchange Online, and what he had better set, if he has not done so already."""
     lines = access_lines(said.mailboxes.values(), said.registration, cloud=said.entra.cloud)
     if lines:
         click.echo(
             "\nAn Exchange administrator gives access with (PowerShell, module ExchangeOnlineManagement):\n"
         )
         click.echo("\n".join(f"    {line}" for line in lines))
+    if advice := advice_lines(said.mailboxes.values()):
+        click.echo(
+            "\nIt is also worth setting, so that meeting requests come as iCalendar and not as links, and so that Exchange "
+            "sends no read receipt for what is merely pulled:\n"
+        )
+        click.echo("\n".join(f"    {line}" for line in advice))
 
 
 def _opened(quay: Quay, mailbox: Mailbox) -> str:

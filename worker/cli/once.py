@@ -9,18 +9,9 @@ from contextlib import contextmanager
 
 import click
 import orjson
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from worker import once
-from worker.cli.session import session
+from worker.cli.session import has_terminal, session
 from worker.quay import Quay
 
 
@@ -47,6 +38,7 @@ def run(quay: Quay, mailboxes: Sequence[str], *, drain: bool, as_json: bool) -> 
         line = {
             "pulled": totals.pulled,
             "delivered": totals.delivered,
+            "dropped": totals.dropped,
             "waiting": totals.waiting,
             "failed": totals.failed,
             "seconds": seconds,
@@ -55,7 +47,9 @@ def run(quay: Quay, mailboxes: Sequence[str], *, drain: bool, as_json: bool) -> 
         click.echo(orjson.dumps(line).decode())
     else:
         click.echo(
-            f"{totals.pulled} pulled, {totals.delivered} delivered, {totals.waiting} waiting, "
+            f"{totals.pulled} pulled, {totals.delivered} delivered, "
+            + (f"{totals.dropped} dropped by stages, " if totals.dropped else "")
+            + f"{totals.waiting} waiting, "
             f"{totals.failed} failed in {seconds:.1f} s"
         )
         for trouble in totals.troubles:
@@ -67,10 +61,19 @@ def run(quay: Quay, mailboxes: Sequence[str], *, drain: bool, as_json: bool) -> 
 @contextmanager
 def _progress() -> Iterator[once.Progress]:
     """A bar of delivered among pulled messages, on a terminal; nothing elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not has_terminal():
         yield lambda _: None
         return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -80,11 +83,12 @@ def _progress() -> Iterator[once.Progress]:
         TimeElapsedColumn(),
     )
     begun = time.monotonic()
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("delivered of pulled", total=None, rate="")
 
         def show(totals: once.Totals) -> None:
             rate = totals.delivered / max(time.monotonic() - begun, 0.001)
-            bars.update(bar, completed=totals.delivered, total=totals.pulled or None, rate=f"{rate:.0f}/s")
+            done = totals.delivered + totals.dropped
+            bars.update(bar, completed=done, total=totals.pulled or None, rate=f"{rate:.0f}/s")
 
         yield show

@@ -8,14 +8,11 @@ from contextlib import contextmanager
 
 import click
 import orjson
-from rich.console import Console
-from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from worker import catch_up
 from worker.checkpoint import Backfill
 from worker.cli.once import run
-from worker.cli.session import session
+from worker.cli.session import has_terminal, session
 from worker.errors import Misconfigured
 from worker.mailbox import Mailbox, Since, read_since
 from worker.quay import Quay
@@ -107,7 +104,11 @@ def _go_back(quay: Quay, mailbox: Mailbox, folder: str, since: Since, *, as_json
 @contextmanager
 def _progress(folder: str, first: Backfill) -> Iterator[Callable[[Backfill], None]]:
     """A bar on a terminal: messages, octets, rate, time left; a line now and then elsewhere."""
-    console = Console(stderr=True)
+    # Loaded only here: a pull without a bar is not to wait for it.
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     begun = time.monotonic()
 
     def told(going: Backfill) -> str:
@@ -115,7 +116,7 @@ def _progress(folder: str, first: Backfill) -> Iterator[Callable[[Backfill], Non
         rate = count / max(time.monotonic() - begun, 0.001)
         return f"{going.messages} messages, {decimal(going.octets)}, {rate:.0f}/s"
 
-    if not console.is_terminal:
+    if not has_terminal():
         last = [begun]
 
         def line(going: Backfill) -> None:
@@ -133,6 +134,6 @@ def _progress(folder: str, first: Backfill) -> Iterator[Callable[[Backfill], Non
         TextColumn("{task.fields[told]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task(folder, total=1000, completed=round(1000 * first.share), told=told(first))
         yield lambda going: bars.update(bar, completed=round(1000 * going.share), told=told(going))

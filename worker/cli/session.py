@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,11 @@ def configured(*, quiet: bool = True) -> Settings:
     level = "warning" if quiet and said.log_level == "info" else said.log_level
     log.configure(level=level, form=said.log_format)
     return said
+
+
+def has_terminal() -> bool:
+    """Whether bars can be drawn, as rich sees it; what draws them is loaded only then, because a short verb is to be short."""
+    return sys.stderr.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
 
 @contextmanager

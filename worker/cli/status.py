@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 import click
 import orjson
@@ -14,6 +15,8 @@ from rich.table import Table
 
 from worker.accounts import ENDING, NEVER, OK, Access, AccountStanding, CredentialStanding, access
 from worker.cli.session import session
+from worker.errors import HostBusy
+from worker.mailbox import Mailbox
 from worker.quay import Quay
 from worker.standing import Standing
 from worker.timetable import pull_entry
@@ -23,7 +26,8 @@ from worker.timetable import pull_entry
 class Line:
     """One mailbox's line: its standing, what waits in the spool, and when it is pulled next (Unix seconds).
 
-    `withheld` are messages that its server lists and does not give.
+    `withheld` are messages that its server lists and does not give, `unsettled` those that were handed over and that
+    AFTER is still to be done to; `going_back` says of each folder that is gone back over how much is done, from 0 to 1.
     """
 
     mailbox: str
@@ -32,6 +36,8 @@ class Line:
     failed: int
     next_at: float | None
     withheld: int = 0
+    unsettled: int = 0
+    going_back: Mapping[str, float] = field(default_factory=dict)
 
 
 def lines(quay: Quay) -> list[Line]:
@@ -45,14 +51,23 @@ def lines(quay: Quay) -> list[Line]:
     return [
         Line(
             name,
-            quay.standings.of(name),
+            _standing(quay, name, mailbox),
             waiting[name],
             failed[name],
             quay.timetable.due(pull_entry(name)) if mailbox.enabled else None,
             len(quay.repairs.of(name)),
+            quay.releases.waiting(name),
+            {folder: going.share for folder, going in quay.checkpoints.backfills(name).items()},
         )
         for name, mailbox in sorted(quay.settings.mailboxes.items())
     ]
+
+
+def _standing(quay: Quay, name: str, mailbox: Mailbox) -> Standing:
+    """How a mailbox stands, unless it waits for its host: that is the host's matter, and kept there."""
+    standing = quay.standings.of(name)
+    waiting = quay.hosts.waits(mailbox) if mailbox.enabled else None
+    return replace(standing, state=waiting.state, sentence=waiting.sentence) if waiting else standing
 
 
 def table(found: list[Line], now: float) -> Table:
@@ -60,12 +75,21 @@ def table(found: list[Line], now: float) -> Table:
     grid = Table("mailbox", "state", "last pull", "next", box=None, pad_edge=False, header_style="bold")
     # Hardly anybody has messages that do not come, and terminals are narrow.
     withheld = any(line.withheld for line in found)
-    for counter in ("pulled", "delivered", "waiting", "failed", *(["withheld"] if withheld else [])):
+    # Nor have most a stage that drops mail on purpose.
+    dropped = any(line.standing.dropped for line in found)
+    for counter in (
+        "pulled",
+        "delivered",
+        *(["dropped"] if dropped else []),
+        "waiting",
+        "failed",
+        *(["withheld"] if withheld else []),
+    ):
         grid.add_column(counter, justify="right")
     grid.add_column("what to do", overflow="fold")
     for line in found:
         standing = line.standing
-        style = {"ok": "green", "new": "dim"}.get(standing.state, "red")
+        style = {"ok": "green", "new": "dim", HostBusy.state: "yellow"}.get(standing.state, "red")
         grid.add_row(
             line.mailbox,
             f"[{style}]{standing.state}[/]",
@@ -73,12 +97,18 @@ def table(found: list[Line], now: float) -> Table:
             _ahead(line.next_at, now),
             str(standing.pulled),
             str(standing.delivered),
+            *([str(standing.dropped)] if dropped else []),
             str(line.waiting),
             f"[red]{line.failed}[/]" if line.failed else "0",
             *([f"[yellow]{line.withheld}[/]"] if withheld else []),
-            escape(standing.sentence),
+            escape(_said(line)),
         )
     return grid
+
+
+def _said(line: Line) -> str:
+    going = [f"{folder} is gone back over: {share:.0%}." for folder, share in line.going_back.items()]
+    return " ".join(filter(None, [line.standing.sentence, *going]))
 
 
 def accounts_table(found: Access, now: float) -> Table:
@@ -140,6 +170,8 @@ def command(*, as_json: bool) -> None:
                     "waiting": line.waiting,
                     "failed": line.failed,
                     "withheld": line.withheld,
+                    "unsettled": line.unsettled,
+                    "going_back": line.going_back,
                     "next_at": line.next_at,
                 }
                 for line in found

@@ -189,6 +189,13 @@ class Source(Protocol):
         """Apply `seen`, `delete` or `move:FOLDER` to messages of the open folder; no harm when told again."""
         ...
 
+    def rest(self) -> bool:
+        """Whether the session can be kept for a next pull, with nothing outstanding; its next answer then has a short time.
+
+        A folder that is still open in it may be opened again for one round trip, and is as it was when nothing happened.
+        """
+        ...
+
     def finish(self) -> None:
         """End the session in order, so that what was settled takes effect (POP3 deletes at QUIT).
 

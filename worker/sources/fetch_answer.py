@@ -22,12 +22,19 @@ class Answer:
     body: Iterable[bytes | bytearray] | None = None
 
 
-_UID = re.compile(rb"[( ]UID (\d+)", re.IGNORECASE)
-_SIZE = re.compile(rb"RFC822\.SIZE (\d+)", re.IGNORECASE)
-_FLAGS = re.compile(rb"FLAGS \(([^)]*)\)", re.IGNORECASE)
-_DATE = re.compile(rb'INTERNALDATE "([^"]*)"', re.IGNORECASE)
-_SECTION = rb'BODY\[%s\](?:<\d+>)? (\0|NIL|"(?:[^"\\]|\\.)*")'
-_BODY, _HEADER, _TEXT = (re.compile(_SECTION % name, re.IGNORECASE) for name in (b"", b"HEADER", b"TEXT"))
+_FETCH = re.compile(rb"\* \d{1,10} FETCH ", re.IGNORECASE)
+# One way through the line finds every item, in whatever order. No number is read at any length: one of thousands of digits is
+# an attack, or nonsense.
+_ITEM = re.compile(
+    rb"[( ](?:"
+    rb"UID (?P<uid>\d{1,10})(?!\d)"
+    rb"|RFC822\.SIZE (?P<size>\d{1,18})(?!\d)"
+    rb"|FLAGS \((?P<flags>[^)]*)\)"
+    rb'|INTERNALDATE "(?P<date>[^"]*)"'
+    rb"|BODY\[(?P<section>|HEADER|TEXT)\](?:<\d+>)?"
+    rb' (?P<content>\0|NIL|"(?:[^"\\]|\\.)*"))',
+    re.IGNORECASE,
+)
 
 
 def fields(line: bytes, literals: tuple[bytes | bytearray, ...]) -> Answer | None:
@@ -35,30 +42,36 @@ def fields(line: bytes, literals: tuple[bytes | bytearray, ...]) -> Answer | Non
 
     A header and a text that were asked for apart are the message (RFC 3501 section 6.4.5), when neither is empty.
     """
-    if not re.match(rb"\* \d+ FETCH ", line, re.IGNORECASE):
+    if not _FETCH.match(line):
         return None
-    uid, size = _UID.search(line), _SIZE.search(line)
-    flags, received = _FLAGS.search(line), _DATE.search(line)
-    raw = _section(_BODY, line, literals)
-    header, text = (_section(section, line, literals) for section in (_HEADER, _TEXT))
+    found: dict[str, bytes] = {}
+    sections: dict[bytes, bytes | bytearray | None] = {}
+    for item in _ITEM.finditer(line):
+        name = str(item.lastgroup)
+        if name == "content":
+            sections.setdefault(item["section"].upper(), _content(item[name], line, item.end(), literals))
+        else:
+            found.setdefault(name, item[name])
+    raw, header, text = (sections.get(name) for name in (b"", b"HEADER", b"TEXT"))
     if raw is None and header and text:
         raw = bytes(header + text)
     return Answer(
-        uid=int(uid.group(1)) if uid else None,
-        size=int(size.group(1)) if size else 0,
-        flags=tuple(flags.group(1).decode("latin-1").split()) if flags else (),
-        internaldate=received.group(1).decode("latin-1") if received else "",
+        uid=int(found["uid"]) if "uid" in found else None,
+        size=int(found.get("size", 0)),
+        flags=tuple(found.get("flags", b"").decode("latin-1").split()),
+        internaldate=found.get("date", b"").decode("latin-1"),
         body=None if raw is None else (raw,),
     )
 
 
-def _section(
-    section: re.Pattern[bytes], line: bytes, literals: tuple[bytes | bytearray, ...]
+def _content(
+    value: bytes, line: bytes, end: int, literals: tuple[bytes | bytearray, ...]
 ) -> bytes | bytearray | None:
-    """A part of a message that an answer brings, as a literal or quoted; None for NIL, or when it is not there."""
-    found = section.search(line)
-    if found and found.group(1) == b"\0":
-        return literals[line.count(b"\0", 0, found.start(1))]
-    if found and found.group(1).startswith(b'"'):
-        return re.sub(rb"\\(.)", rb"\1", found.group(1)[1:-1])
+    """A part of a message that an answer brings, as a literal or quoted, which ends at `end` of the line; None for NIL."""
+    if value == b"\0":
+        place = line.count(b"\0", 0, end - 1)
+        # Some other NUL is the server's own.
+        return literals[place] if place < len(literals) else None
+    if value.startswith(b'"'):
+        return re.sub(rb"\\(.)", rb"\1", value[1:-1])
     return None

@@ -11,13 +11,14 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from worker.errors import Misconfigured, Unreachable
 from worker.sources import Endpoint
+from worker.sources.transport import keep_alive
 
 _LINE = 64 * 1024
 """Longest line. Nothing is fetched here, so the longest honest one lists capabilities."""
@@ -26,8 +27,6 @@ _ALLOWANCE = 16 << 20
 _LITERAL = re.compile(rb"\{(\d{1,10})\+?\}$")
 _PIECE = 16 * 1024
 """Octets read at a time; then the other connections have their turn."""
-_KEEP_ALIVE: Mapping[str, int] = {"TCP_KEEPIDLE": 120, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}
-"""A host that vanished without a word is missed after four minutes. Where an option is unknown, the renewal finds out."""
 
 
 class Authorities:
@@ -235,10 +234,7 @@ async def _connected(endpoint: Endpoint) -> socket.socket:
             raise
         else:
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _KEEP_ALIVE.items():
-                if hasattr(socket, name):
-                    one.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            keep_alive(one)
             return one
     raise Unreachable(
         f"cannot connect to {endpoint.host} port {endpoint.port}: {_why(failed)}. "

@@ -11,7 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from worker.errors import Unreachable
 from worker.sources import Fetched, Group, Ref, Refused, TooLarge, Withheld
+from worker.sources.ahead import asked_ahead
+from worker.sources.chatter import Chatter
 from worker.sources.fetch_answer import Answer, fields
 from worker.sources.imap_text import instant, uid_sets
 from worker.sources.placeholder import judged
@@ -19,10 +22,17 @@ from worker.sources.refusal import FETCHING, meaning
 from worker.sources.transport import Wire
 
 _LINE = 1 << 20
-"""Longest line: above a server's longest honest answer, below what would fill the memory."""
+"""Longest line, against one without an end that would fill the memory: above every honest answer."""
 _STREAMED = 1 << 20
 """A message of at least this size that is asked for alone is handed over in pieces."""
-_LITERAL = re.compile(rb"\{(\d+)\}$")
+_FETCH = re.compile(rb"\* \d{1,10} FETCH ", re.IGNORECASE)
+_LITERAL = re.compile(rb"~?\{(\d{1,20})\+?\}$")
+"""Also as `~{n}` (RFC 3516) and `{n+}`, which servers should not send."""
+_BEHIND = re.compile(rb"\)\s*$| [A-Z0-9.<>\[\]-]+ ", re.IGNORECASE)
+"""How an answer goes on after a literal (RFC 3501 section 9): it ends, or another item follows."""
+_UID = re.compile(rb"[( ]UID (\d{1,10})(?!\d)", re.IGNORECASE)
+_AT_ONCE = 600
+"""Uids in one command: scattered ones of ten digits take 6,600 octets, and Exchange refuses a line of more than 10,500."""
 _WHOLE = "(UID FLAGS INTERNALDATE BODY.PEEK[])"
 _IN_TWO = "(UID FLAGS INTERNALDATE BODY.PEEK[HEADER] BODY.PEEK[TEXT])"
 """For messages that Exchange does not give as a whole (OfflineIMAP#62)."""
@@ -39,7 +49,8 @@ class Done:
 class Retrieval:
     """The messages of one session. `message_max` (octets) is the largest one taken.
 
-    `tag` makes one; `tagged` reads the end of the command that has this tag, `untagged` any other line.
+    `tag` makes one; `tagged` reads the end of the command that has this tag, `untagged` any other line, and `chatter`
+    counts them from a command's beginning.
     """
 
     def __init__(
@@ -48,6 +59,7 @@ class Retrieval:
         tag: Callable[[], str],
         tagged: Callable[[bytes, str], Done | None],
         untagged: Callable[[bytes], None],
+        chatter: Callable[[], Chatter],
         *,
         message_max: int,
     ) -> None:
@@ -55,32 +67,28 @@ class Retrieval:
         self._tag = tag
         self._tagged = tagged
         self._untagged = untagged
+        self._chatter = chatter
         self._message_max = message_max
 
     def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[Group]:
-        """UID FETCH each group with BODY.PEEK[]; the next group is asked for while this one is read.
+        """UID FETCH each group with BODY.PEEK[]; the next ones are asked for while this one is read.
 
         A huge message is asked for alone, so that what streams in can only be that message.
         """
-        waiting: tuple[str, Sequence[Ref]] | None = None
         early: dict[int, Fetched] = {}
-        for group in groups:
-            alone = self._alone(group) or (waiting is not None and self._alone(waiting[1]))
-            asked = None if alone else (self._ask(group), group)
-            if waiting:
-                yield waiting[1], self._answers(*waiting, early)
-            if self._oversize(group):
-                waiting = None
+        for group, tag, ahead in asked_ahead(_sendable(groups), self._ask_unless_oversize, alone=self._alone):
+            if tag is None:
                 yield group, self._probed(group[0])
             else:
-                waiting = asked or (self._ask(group), group)
-        if waiting:
-            yield waiting[1], self._answers(*waiting, early)
+                yield group, self._answers(tag, group, early, ahead=ahead)
 
     def rescue(self, refs: Iterable[Ref]) -> Iterator[Group]:
         """UID FETCH each message alone: whole, and if it is withheld again, by its header and its text."""
         for ref in refs:
             yield [ref], self._probed(ref) if self._oversize([ref]) else self._rescued(ref)
+
+    def _ask_unless_oversize(self, group: Sequence[Ref]) -> str | None:
+        return None if self._oversize(group) else self._ask(group)
 
     def _ask(self, group: Sequence[Ref], items: str = _WHOLE) -> str:
         tag = self._tag()
@@ -115,17 +123,24 @@ class Retrieval:
             yield from self._answers(self._ask([ref]), [ref], {})
 
     def _answers(
-        self, tag: str, group: Sequence[Ref], early: dict[int, Fetched]
+        self, tag: str, group: Sequence[Ref], early: dict[int, Fetched], *, ahead: Sequence[Ref] = ()
     ) -> Iterator[Fetched | Withheld]:
-        """One group's messages. A server may answer two commands at once: what belongs to the next group waits in `early`."""
+        """One group's messages. A server may answer two commands at once: what belongs to a group `ahead` waits in `early`.
+
+        What nobody asked for is read and dropped.
+        """
         wanted = {ref.uid or 0: ref for ref in group}
+        next_ones = {ref.uid for ref in ahead}
+        room = 2 * sum(ref.size for ref in ahead) + _STREAMED
+        chatter = self._chatter()
         for uid in sorted(early.keys() & wanted.keys()):
             yield judged(replace(early.pop(uid), ref=wanted.pop(uid)))
         while True:
             line = self._wire.line(_LINE)
             if done := self._tagged(line, tag):
                 break
-            if not line.startswith(b"* ") or b"FETCH" not in line[:40].upper():
+            if not _FETCH.match(line):
+                chatter.heard(len(line))
                 self._untagged(line)
                 continue
             try:
@@ -136,13 +151,24 @@ class Retrieval:
                 for ref in wanted.values():
                     yield Withheld(ref, error.sentence, error.size if alone else ref.size)
                 raise
-            if answer.uid is None or answer.body is None:
-                continue
-            fetched = Fetched(Ref(uid=answer.uid), answer.body, answer.flags, instant(answer.internaldate))
-            if answer.uid in wanted:
-                yield judged(replace(fetched, ref=wanted.pop(answer.uid)))
-            else:
-                early[answer.uid] = fetched
+            if answer.uid is not None and answer.body is not None:
+                fetched = Fetched(
+                    Ref(uid=answer.uid), answer.body, answer.flags, instant(answer.internaldate)
+                )
+                if answer.uid in wanted:
+                    yield judged(replace(fetched, ref=wanted.pop(answer.uid)))
+                    chatter.useful()
+                    continue
+                if answer.uid in next_ones and answer.uid not in early:
+                    early[answer.uid] = fetched
+                    room -= sum(map(len, answer.body))
+                    if room < 0:
+                        # Else a server could fill the memory with what is not counted as any group's.
+                        raise Unreachable(
+                            f"{self._wire.endpoint.host} announced messages and sent more than twice their octets"
+                        )
+                    continue
+            chatter.heard(len(line) + sum(map(len, answer.body or ())))
         reason = f"{self._wire.endpoint.host} answered OK and left it out"
         if done.status != "OK":
             refused = meaning(done.text, host=self._wire.endpoint.host, during=FETCHING)
@@ -154,19 +180,49 @@ class Retrieval:
     def _fetch_answer(self, line: bytes, group: Sequence[Ref]) -> Answer:
         """One FETCH answer with its literals. A huge body of a message that was asked for alone is streamed."""
         literals: list[bytes | bytearray] = []
+        octets = 0
+        line = line.replace(b"\0", b"")
         while found := _LITERAL.search(line):
             count = int(found.group(1))
-            if count > self._message_max:
+            octets += count
+            # All literals of one answer together: a server may send small ones without an end.
+            if octets > self._message_max or len(line) > _LINE:
                 raise TooLarge(
-                    f"{self._wire.endpoint.host} announced a message of {count} octets, more than MESSAGE_MAX allows",
-                    size=count,
+                    f"{self._wire.endpoint.host} announced a message of {octets} octets, more than MESSAGE_MAX allows",
+                    size=octets,
                 )
-            if _huge(group) and line.upper().endswith(b"BODY[] " + found.group(0)):
+            if not _huge(group):
+                literals.append(self._wire.exactly(count))
+            elif (said := _UID.search(line)) and int(said[1]) != group[0].uid:
+                # Nobody asked for it, so it is not kept while it passes.
+                for _ in self._wire.chunks(count):
+                    pass
+                literals.append(b"")
+            elif line.upper().endswith(b"BODY[] " + found.group(0)):
                 return self._streamed(line[: found.start()], count, literals, group[0].uid)
-            literals.append(self._wire.exactly(count))
+            else:
+                literals.append(self._wire.exactly(count))
             # The placeholder cannot occur in a line: NUL is in no IMAP text.
-            line = line[: found.start()] + b"\0" + self._wire.line(_LINE)
+            line = line[: found.start()] + b"\0" + self._behind()
+        if not line.rstrip().endswith(b")"):
+            raise self._torn()
         return fields(line, tuple(literals)) or Answer()
+
+    def _behind(self) -> bytes:
+        """What follows a literal on its line.
+
+        Raises:
+            Unreachable: anything else is still the message, or the next answer, and a part of a message is not kept.
+        """
+        rest = self._wire.line(_LINE).replace(b"\0", b"")
+        if not _BEHIND.match(rest):
+            raise self._torn()
+        return rest
+
+    def _torn(self) -> Unreachable:
+        return Unreachable(
+            f"{self._wire.endpoint.host} announced a message of another length than it sent; hung up, nothing of it is kept"
+        )
 
     def _streamed(
         self, line: bytes, count: int, literals: list[bytes | bytearray], uid: int | None
@@ -176,10 +232,11 @@ class Retrieval:
 
         def chunks() -> Iterator[bytes | bytearray]:
             yield from self._wire.chunks(count)
-            rest = self._wire.line(_LINE)
+            rest, chatter = self._behind(), self._chatter()
             while found := _LITERAL.search(rest):
-                self._wire.exactly(min(int(found.group(1)), _LINE))
-                rest = self._wire.line(_LINE)
+                chatter.heard(len(rest) + int(found.group(1)))
+                self._wire.exactly(int(found.group(1)))
+                rest = self._behind()
 
         return Answer(uid, ahead.size, ahead.flags, ahead.internaldate, chunks())
 
@@ -189,6 +246,13 @@ class Retrieval:
 
     def _oversize(self, group: Sequence[Ref]) -> bool:
         return len(group) == 1 and group[0].size > self._message_max
+
+
+def _sendable(groups: Iterable[Sequence[Ref]]) -> Iterator[Sequence[Ref]]:
+    """The groups, each short enough for one command."""
+    for group in groups:
+        for start in range(0, len(group), _AT_ONCE):
+            yield group[start : start + _AT_ONCE]
 
 
 def _huge(group: Sequence[Ref]) -> bool:

@@ -1,18 +1,22 @@
 """A session with a POP3 server (RFC 1939, 2449, 5034), reading what is new and deleting what was delivered.
 
-Messages are known by their UIDL; message numbers are good for one session only. XOAUTH2 is always sent in two steps,
-because Exchange hangs up on the one-line form. Deletion takes effect at QUIT, and only there. RETR is pipelined where
-the server says it can be. It is our own thin layer because `poplib` cannot sign in with SASL, reads line by line, and
-takes the rest of a message for the next answer after a line of more than 2,048 octets.
+Messages are known by their UIDL; message numbers are good for one session only. XOAUTH2 is sent in two steps, because
+Exchange hangs up on the one-line form, which is kept for servers that refuse the first step. Deletion takes effect at
+QUIT, and only there. RETR is pipelined where the server says it can be, and each message is followed by a question that
+only its own number answers, so that a lost command never brings a message under another one's name. It is our own
+thin layer because `poplib` cannot sign in with SASL, reads line by line, and takes the rest of a message for the next
+answer after a line of more than 2,048 octets.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
+from functools import partial
 
-from worker.errors import Misconfigured, Unreachable
+from worker.errors import LoginRefused, MailquayError, Misconfigured, Unreachable
 from worker.sources import (
     Credentials,
     Endpoint,
@@ -26,24 +30,32 @@ from worker.sources import (
     Withheld,
     sasl,
 )
+from worker.sources.ahead import asked_ahead
 from worker.sources.arrival import arrival
 from worker.sources.placeholder import judged
-from worker.sources.refusal import FETCHING, meaning, shown
+from worker.sources.refusal import FETCHING, SETTLING, meaning, shown
 from worker.sources.transport import Wire
 
 _LINE = 64 * 1024
-"""Longest single answer line; RFC 1939 allows 512 octets, tokens and banners are longer."""
+"""Longest single answer line, against one without an end; RFC 1939 allows 512 octets, tokens and banners are longer."""
 _LISTING = 64 << 20
-"""Largest UIDL or LIST answer: about a million messages."""
+"""Largest UIDL or LIST answer, against one without an end that would fill the memory: about a million messages."""
 
+_DIGITS = 19
+"""Longest size that is taken for one: a number of thousands of digits costs minutes to read."""
+_DELETED = 100
+"""DELEs sent at once: so few answers fit into any buffer, so neither side waits for the other to read."""
 _OLD = 100
 """So many messages in a row that are too old end the search for young ones: older mail is not asked about."""
 _HEAD = 256 * 1024
-"""Of a longer head no more is read; the dates stand at its top."""
+"""Of a longer head no more is kept, against one that fills the memory; the dates stand at its top."""
 
 
 class Pop3Source:
-    """A signed-in POP3 session. `message_max` (octets) is the largest message taken."""
+    """A signed-in POP3 session. `message_max` (octets) is the largest message taken.
+
+    Without `ahead` every answer is waited for, whatever the server says of PIPELINING.
+    """
 
     def __init__(
         self,
@@ -53,24 +65,31 @@ class Pop3Source:
         message_max: int,
         answer_seconds: float,
         clock: Callable[[], float],
+        ahead: bool = True,
     ) -> None:
-        self._wire = Wire(endpoint, answer_seconds=answer_seconds, clock=clock)
         self._endpoint = endpoint
+        self._dial = partial(Wire, endpoint, answer_seconds=answer_seconds, clock=clock)
         self._message_max = message_max
         self._listing: dict[str, int] | None = None
+        self._pipelining: bool | None = None if ahead else False
+        self._deleting = False
+        self._copied: set[str] = set()
+        self._wire = self._dial()
         try:
-            self._greeting()
-            self._capabilities = self._capa()
-            if endpoint.tls == "starttls":
-                self._start_tls()
+            self._begin()
             self._sign_in(credentials)
-            # What a server can do after signing in may differ from before (RFC 2449 section 5).
-            self._capabilities = self._capa()
         except BaseException:
             self._wire.close()
             raise
 
     # -- signing in ----------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """All that comes before signing in."""
+        self._greeting()
+        self._capabilities = self._capa()
+        if self._endpoint.tls == "starttls":
+            self._start_tls()
 
     def _greeting(self) -> None:
         line = self._answer()
@@ -115,13 +134,28 @@ class Pop3Source:
             raise meaning(answer.removeprefix("-ERR "), host=self._endpoint.host, during="signing in")
 
     def _authenticate(self, mechanism: str, credentials: Credentials) -> str:
+        message = sasl.encoded(mechanism, credentials, self._endpoint).decode()
         answer = self._say(f"AUTH {mechanism}")
         if answer.startswith("+"):
-            answer = self._say(sasl.encoded(mechanism, credentials, self._endpoint).decode())
+            answer = self._say(message)
+        elif type(meaning(answer, host=self._endpoint.host, during="signing in")) is LoginRefused:
+            answer = self._on_one_line(f"AUTH {mechanism} {message}", refused=answer)
         if answer.startswith("+") and not answer.startswith("+OK"):
             # The error challenge; the refusal comes after our answer to it.
             answer = self._say(sasl.answer_to_challenge(mechanism).decode())
         return answer
+
+    def _on_one_line(self, command: str, *, refused: str) -> str:
+        """RFC 5034 section 4 for a server that `refused` the first of two steps; in a new session if it hung up then."""
+        try:
+            answer = self._say(command)
+        except Unreachable:
+            self._wire.close()
+            self._wire = self._dial()
+            self._begin()
+            answer = self._say(command)
+        # Whichever of the two forms the server knows, its words about the other one say nothing.
+        return f"{answer}; to two steps it said: {refused}" if answer.startswith("-ERR") else answer
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -148,7 +182,7 @@ class Pop3Source:
         if fresh:
             sizes = self._numbered("LIST")
             yield [
-                Ref(uidl=uidl, number=number, size=int(sizes.get(number, "0").split()[0]))
+                Ref(uidl=uidl, number=number, size=_octets(sizes.get(number, "")))
                 for uidl, number in fresh.items()
             ]
 
@@ -161,18 +195,21 @@ class Pop3Source:
         return sorted(seen - self._uidls().keys())
 
     def fetch(self, groups: Iterable[Sequence[Ref]]) -> Iterator[Group]:
-        """RETR each message; with PIPELINING the next group is asked for while this one is read."""
-        ahead = "PIPELINING" in self._capabilities
-        waiting: Sequence[Ref] | None = None
-        for group in groups:
-            if ahead:
-                asked = (ref for ref in group if ref.size <= self._message_max)
-                self._wire.send(b"".join(f"RETR {ref.number}\r\n".encode() for ref in asked))
-            if waiting:
-                yield waiting, self._retrieved(waiting, asked=ahead)
-            waiting = group
-        if waiting:
-            yield waiting, self._retrieved(waiting, asked=ahead)
+        """RETR each message; with PIPELINING the next ones are asked for while this one is read.
+
+        Each is then followed by LIST, whose answer repeats its number: servers were seen that promise PIPELINING and lose
+        commands, and what comes after would pass for the message before.
+        """
+        if not self._pipelined():
+            for group in groups:
+                yield group, self._retrieved(group, asked=False)
+            return
+        for group, _, _ in asked_ahead(groups, self._ask):
+            yield group, self._retrieved(group, asked=True)
+
+    def _ask(self, group: Sequence[Ref]) -> None:
+        wanted = (ref.number for ref in group if ref.size <= self._message_max)
+        self._wire.send(b"".join(b"RETR %d\r\nLIST %d\r\n" % (number, number) for number in wanted))
 
     def rescue(self, refs: Iterable[Ref]) -> Iterator[Group]:
         """RETR each message, one after the other: POP3 has no other way."""
@@ -185,24 +222,49 @@ class Pop3Source:
         return [Ref(uidl=uidl, number=listing[uidl]) for uidl in uidls if uidl in listing]
 
     def settle(self, refs: Sequence[Ref], action: str) -> None:
-        """DELE each message by its UIDL; it is gone when `finish` has ended the session.
+        """DELE each message by its number, many at once where PIPELINING is offered; `finish` makes it count.
+
+        Of copies that share a UIDL none is deleted: nobody can say which of them was handed over.
 
         Raises:
             Misconfigured: POP3 can do nothing but delete.
+            Refused: the server keeps some of them, and has taken note of the others.
         """
         if action != "delete":
             raise Misconfigured(f"POP3 cannot do AFTER={action}; use keep or delete")
-        for ref in refs:
-            self._expect(f"DELE {ref.number}", during="deleting delivered messages")
+        numbers = [ref.number for ref in refs if ref.uidl not in self._copied]
+        at_once = _DELETED if numbers and self._pipelined() else 1
+        refused: Refused | None = None
+        for start in range(0, len(numbers), at_once):
+            some = numbers[start : start + at_once]
+            self._deleting = True
+            self._wire.send(b"".join(b"DELE %d\r\n" % number for number in some))
+            for _ in some:
+                answer = self._answer()
+                if not answer.startswith("+OK"):
+                    error = meaning(answer.removeprefix("-ERR "), host=self._endpoint.host, during=SETTLING)
+                    if not isinstance(error, Refused):
+                        raise error
+                    refused = error
+        if refused:
+            raise refused
+
+    def rest(self) -> bool:
+        """Never: a session sees the maildrop as it was at sign-in (RFC 1939 section 4), and keeps all others out."""
+        return False
 
     def finish(self) -> None:
-        """QUIT: only now the deletions happen (RFC 1939 section 6).
+        """QUIT: only now the deletions happen (RFC 1939 section 6). Without any, the goodbye is not waited for.
 
         Raises:
-            Unreachable: the server did not confirm.
+            Unreachable: the server did not confirm deletions.
         """
         try:
-            self._expect("QUIT", during="ending the session")
+            if self._deleting:
+                self._expect("QUIT", during="ending the session")
+            else:
+                with suppress(MailquayError):
+                    self._wire.send(b"QUIT\r\n")
         finally:
             self._wire.close()
 
@@ -231,7 +293,7 @@ class Pop3Source:
     def _heads(self, numbers: Sequence[int]) -> Iterator[bytes]:
         """TOP n 0: the heads of messages, each cut to what holds the dates."""
         commands = [f"TOP {number} 0\r\n".encode() for number in numbers]
-        ahead = "PIPELINING" in self._capabilities
+        ahead = self._pipelined()
         if ahead:
             self._wire.send(b"".join(commands))
         refused: Misconfigured | None = None
@@ -263,19 +325,43 @@ class Pop3Source:
                     f"{self._endpoint.host} listed {nameless} messages without a UIDL, so they cannot be told from those "
                     "that were pulled before; nothing is pulled until it names them"
                 )
-            # Of equal copies with one UIDL, which RFC 1939 allows, one is enough.
-            self._listing = {uidl: number for number, uidl in listed.items()}
+            told = self._told_apart(listed)
+            self._listing = {uidl: number for number, uidl in told.items()}
+            if len(self._listing) < len(told):
+                self._copied = {uidl for uidl, times in Counter(told.values()).items() if times > 1}
         return self._listing
 
+    def _told_apart(self, listed: dict[int, str]) -> dict[int, str]:
+        """Of equal copies with one UIDL, which RFC 1939 section 7 allows, one is enough; different sizes are no copies.
+
+        Such a message is known by its UIDL and its size, parted by a blank, which is in no UIDL.
+        """
+        if len(set(listed.values())) == len(listed):
+            return listed
+        sizes = self._numbered("LIST")
+        first: dict[str, str] = {}
+        return {
+            number: uidl if first.setdefault(uidl, size) == size else f"{uidl} {size}"
+            for number, uidl in listed.items()
+            for size in [str(_octets(sizes.get(number, "")))]
+        }
+
     def _numbered(self, command: str) -> dict[int, str]:
-        """A listing of `number rest` lines."""
+        """A listing of `number rest` lines. Servers put octets into UIDLs that Python takes for line ends and blanks."""
         self._expect(command, during="listing messages")
-        listing = b"".join(self._wire.dotted(_LISTING)).decode("latin-1")
         found: dict[int, str] = {}
-        for line in listing.splitlines():
-            number, _, rest = line.partition(" ")
-            with suppress(ValueError):
-                found[int(number)] = rest.strip()
+        # Piece by piece: the whole text of a million lines, cut at once, would take as much memory as what is in it.
+        try:
+            for piece in self._wire.dotted(_LISTING):
+                for line in piece.decode("latin-1").split("\n"):
+                    number, _, rest = line.partition(" ")
+                    with suppress(ValueError):
+                        found[int(number)] = rest.strip(" \t\r")
+        except TooLarge as error:
+            raise Unreachable(
+                f"{self._endpoint.host} lists more messages than are looked through (more than {_LISTING >> 20} MB of "
+                "them); hung up. Set PROTOCOL=imap, or let AFTER=delete keep the mailbox small"
+            ) from error
         return found
 
     def _retrieved(self, group: Sequence[Ref], *, asked: bool) -> Iterator[Fetched | Withheld]:
@@ -291,9 +377,13 @@ class Pop3Source:
                 refused = meaning(answer.removeprefix("-ERR "), host=self._endpoint.host, during=FETCHING)
                 if not isinstance(refused, Refused):
                     raise refused
+                if asked:
+                    self._check_place(ref, gone=True)
                 yield Withheld(ref, refused.sentence, ref.size)
                 continue
             pieces = self._wire.dotted(self._message_max)
+            if asked:
+                pieces = self._in_place(pieces, ref)
             try:
                 message = judged(Fetched(ref, pieces))
             except TooLarge as error:
@@ -303,6 +393,36 @@ class Pop3Source:
             # A consumer that stopped early must not leave the rest of a message for the next answer.
             for _ in pieces:
                 pass
+
+    def _in_place(self, pieces: Iterator[bytes], ref: Ref) -> Iterator[bytes]:
+        """A message that ends only when it is certain to be the one that was asked for."""
+        yield from pieces
+        self._check_place(ref)
+
+    def _check_place(self, ref: Ref, *, gone: bool = False) -> None:
+        """Read the answer to LIST: it repeats the number, or refuses one that is `gone`.
+
+        Raises:
+            Unreachable: it is the answer to something else; no message is taken from this session any more.
+        """
+        answer = self._answer()
+        words = answer.split()
+        if words[1:2] == [str(ref.number)] and words[2:3] and words[2].isdecimal():
+            return
+        if not (gone and answer.startswith("-ERR")):
+            raise Unreachable(
+                f"{self._endpoint.host} promises PIPELINING and lost its place; the next session asks one by one"
+            )
+
+    def _pipelined(self) -> bool:
+        """Whether commands may be sent ahead: asked once, and only when there is something to fetch.
+
+        What a server can do after signing in may differ from before (RFC 2449 section 5).
+        """
+        if self._pipelining is None:
+            self._capabilities = self._capa()
+            self._pipelining = "PIPELINING" in self._capabilities
+        return self._pipelining
 
     def _expect(self, command: str, *, during: str) -> None:
         answer = self._say(command)
@@ -318,6 +438,12 @@ class Pop3Source:
         if not line.startswith(("+", "-ERR")):
             raise Unreachable(f"{self._endpoint.host} answered outside the protocol; hung up")
         return line
+
+
+def _octets(listed: str) -> int:
+    """The size that a line of LIST tells, or 0 when it tells none."""
+    word, _, _ = listed.partition(" ")
+    return int(word) if word.isdecimal() and len(word) < _DIGITS else 0
 
 
 def _before(head: bytes, since: date) -> bool:

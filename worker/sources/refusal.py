@@ -19,7 +19,7 @@ from worker.errors import (
 )
 from worker.sources import Refused
 
-_BACKOFF = re.compile(r"Suggested Backoff Time: (\d+) milliseconds", re.IGNORECASE)
+_BACKOFF = re.compile(r"Suggested Backoff Time: (\d{1,15}) milliseconds", re.IGNORECASE)
 _LONGEST_PARK_SECONDS = 3600.0
 _CROWDED = (
     "too many simultaneous connections",
@@ -28,10 +28,23 @@ _CROWDED = (
     "[in-use]",
     "[inuse]",
 )
-_SLOW_DOWN = ("request is throttled", "[throttled]", "[overquota]", "bandwidth limits", "[login-delay]")
+_SLOW_DOWN = ("request is throttled", "[throttled]", "[login-delay]")
+_USED_UP = ("[overquota]", "bandwidth limits")
+"""Gmail locks a mailbox out for up to a day then (chatwoot#6082), and says not for how long."""
+_BY_HAND = {
+    "via your web browser": "Sign in to the account in a web browser once, and confirm there that it was you",
+    "web login required": "Sign in to the account in a web browser once, and confirm there that it was you",
+    "application-specific password required": (
+        "The account has two-step verification: make an app password and set it as PASSWORD, or use AUTH=delegated"
+    ),
+}
+"""What Gmail says when a person has to do something, and what that is."""
+_ADDRESS = re.compile(r"https?://[^\s\]]+")
 FETCHING = "fetching messages"
+SETTLING = "settling messages"
 """What was being done when a refusal may concern one message alone."""
 _MISSING = ("[nonexistent]", "doesn't exist", "does not exist", "not found")
+_FORBIDDEN = ("[read-only]", "[noperm]", "is read-only")
 _PASSING = ("server unavailable", "[unavailable]", "[sys/temp]", "[tempfail]", "temporarily unavailable")
 
 
@@ -46,6 +59,16 @@ def meaning(text: str, *, host: str, during: str) -> MailquayError:
         )
     if "accesstokenexpired" in low or "session expired" in low:
         return SessionExpired(f"{host} ended the session because its access token ran out")
+    if remedy := next((remedy for sign, remedy in _BY_HAND.items() if sign in low), None):
+        # The address that Gmail adds may let whoever has it pass for the account's owner.
+        words = shown(_ADDRESS.sub("...", text))
+        return LoginRefused(f"{host} refused while {during}: {words}. {remedy}.")
+    if any(sign in low for sign in _USED_UP):
+        return Throttled(
+            f"{said}. The mailbox is parked for five minutes, and for longer each time, up to an hour",
+            seconds=300,
+            longest=_LONGEST_PARK_SECONDS,
+        )
     if any(sign in low for sign in _SLOW_DOWN):
         return Throttled(f"{said}. The mailbox is parked for five minutes", seconds=300)
     if any(sign in low for sign in _CROWDED):
@@ -63,7 +86,9 @@ def meaning(text: str, *, host: str, during: str) -> MailquayError:
             f"{said}. The server gives no reason; check ADDRESS, the account's access to it, and that the protocol "
             "is switched on for the mailbox."
         )
-    if during == FETCHING:
+    if during == SETTLING and any(sign in low for sign in _FORBIDDEN):
+        return Misconfigured(f"{said}. Give the account more than reading, or set AFTER=keep")
+    if during in {FETCHING, SETTLING}:
         return Refused(f"{said}. It is tried again")
     if any(sign in low for sign in _MISSING):
         return Misconfigured(f"{said}. Check FOLDERS")

@@ -10,16 +10,29 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 from worker.errors import Misconfigured, Unreachable
 from worker.sources import Endpoint, TooLarge
+from worker.sources.tls import Tls
 
 _BUFFER = 256 * 1024
 _PIECE = 128 * 1024
 _SLOWEST_OCTETS_A_SECOND = 2_000
-"""A server slower than this over a whole literal is taken for hung; modems were faster."""
+"""A server slower than this over a whole literal is taken for hung: one that drips would hold a worker; modems were faster."""
+
+_KEEP_ALIVE: Mapping[str, int] = {"TCP_KEEPIDLE": 120, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}
+"""A host that vanished without a word is missed after four minutes, and a router that forgets connections over which nothing
+goes for as long remembers this one. Where a system does not know an option, the next command finds out."""
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Let TCP look after a connection in which nothing is said for minutes."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Wire:
@@ -42,7 +55,8 @@ class Wire:
                 f"cannot connect to {endpoint.host} port {endpoint.port}: {_why(error)}. "
                 "Check HOST and PORT, and whether the server is up."
             ) from error
-        self._read: Callable[[memoryview], int] = self._socket.recv_into
+        self._read: Callable[[memoryview], int | None] = self._socket.recv_into
+        self._send: Callable[[bytes], None] = self._socket.sendall
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if endpoint.tls == "implicit":
             self.start_tls()
@@ -66,7 +80,8 @@ class Wire:
                 "readable for this user."
             ) from error
         try:
-            wrapped = context.wrap_socket(self._socket, server_hostname=self.endpoint.host)
+            deadline = self._clock() + self._answer_seconds
+            tls = Tls(self._socket, context, self.endpoint.host, expired=lambda: self._clock() > deadline)
         except ssl.SSLCertVerificationError as error:
             self.close()
             raise Misconfigured(
@@ -79,19 +94,28 @@ class Wire:
                 f"no TLS with {self.endpoint.host} port {self.endpoint.port}: {_why(error)}. "
                 "Check PORT and TLS (implicit or starttls)."
             ) from error
+        self._read, self._send = tls.read, tls.sendall
 
-        self._socket = wrapped
-        # `read` is `recv_into` without its checks; at 16 kB a call they cost a tenth of a pull.
-        self._read = lambda into: cast("int", wrapped.read(len(into), into))
+    def keep_alive(self) -> None:
+        """Let TCP look after the connection from now on; one that has ended already is found out by the next command."""
+        with suppress(OSError):
+            keep_alive(self._socket)
+
+    def wait_at_most(self, seconds: float) -> None:
+        """From now on one line, or the start of a literal, may take so long."""
+        self._answer_seconds = seconds
+        self._socket.settimeout(seconds)
 
     def send(self, data: bytes) -> None:
-        """Send bytes.
+        """Send bytes. A server that has hung up is found out by the next read: first comes what it said before, and why.
 
         Raises:
             Unreachable: the connection is gone, or the server does not read.
         """
         try:
-            self._socket.sendall(data)
+            self._send(data)
+        except (BrokenPipeError, ConnectionResetError):
+            return
         except OSError as error:
             raise self._broken(error) from error
 
@@ -213,11 +237,13 @@ class Wire:
         return moved
 
     def _receive(self, into: memoryview, deadline: float) -> int:
+        count: int | None = None
         try:
-            # The socket's own time-out is `answer_seconds`: so a wait ends at most that long after the deadline.
-            if self._clock() > deadline:
-                raise TimeoutError
-            count = self._read(into)
+            while count is None:
+                # The socket's own time-out is `answer_seconds`: so a wait ends at most that long after the deadline.
+                if self._clock() > deadline:
+                    raise TimeoutError
+                count = self._read(into)
         except OSError as error:
             raise self._broken(error) from error
         if not count:

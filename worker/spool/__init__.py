@@ -9,7 +9,7 @@ found again. A spool promises nothing about order. Callers import only this modu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -255,6 +255,26 @@ class Spool(Protocol):
 
     def forget_message(self, mailbox: str, id: str) -> None:  # noqa: A002
         """Throw the note on a message away."""
+        ...
+
+    def note_release(self, mailbox: str, at: int, name: str, note: Mapping[str, Any]) -> None:
+        """Keep a durable note on messages that were handed over `at` a Unix second, with which `name` begins.
+
+        Raises:
+            SpoolFull: there is no room.
+        """
+        ...
+
+    def releases(self, mailbox: str, until: int | None = None) -> Iterator[str]:
+        """The names that `note_release` was given, until a Unix second or all, oldest first; none of them is read."""
+        ...
+
+    def release(self, mailbox: str, at: int, name: str) -> Mapping[str, Any] | None:
+        """The note of this name; None when there is none (any more) or it cannot be read."""
+        ...
+
+    def forget_release(self, mailbox: str, at: int, name: str) -> None:
+        """Throw it away."""
         ...
 
     def clean(self) -> int:

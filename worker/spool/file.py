@@ -34,6 +34,7 @@ from worker.spool.archive import Archive
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _UNFINISHED_SECONDS = 60
+_DAY_SECONDS = 86400
 _UNREADABLE = (
     zipfile.BadZipFile,
     KeyError,
@@ -77,7 +78,7 @@ class FileSpool:
         self.path = path
         self._disk_free_min = disk_free_min
         self._clock = clock
-        for name in ("tmp", "ready", "failed", "notes", "withheld"):
+        for name in ("tmp", "ready", "failed", "notes", "withheld", "released"):
             (path / name).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def new(self, plan: Batch) -> FileBatchWriter:
@@ -203,6 +204,47 @@ class FileSpool:
     def forget_message(self, mailbox: str, id: str) -> None:  # noqa: A002
         """Unlink a note."""
         (self.path / "withheld" / mailbox / f"{id}.json").unlink(missing_ok=True)
+
+    def note_release(self, mailbox: str, at: int, name: str, note: Mapping[str, Any]) -> None:
+        """Write `released/MAILBOX/DAY/NAME.json`, durably.
+
+        Raises:
+            SpoolFull: there is no room.
+        """
+        target = self._release(mailbox, at, name)
+        for folder in (target.parent.parent, target.parent):
+            if not folder.exists():
+                with _room(self.path):
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                    _sync_directory(folder.parent)
+        self._write(target, orjson.dumps(note))
+
+    def releases(self, mailbox: str, until: int | None = None) -> Iterator[str]:
+        """List the days of `released/MAILBOX/` one after the other, as far as they are asked for."""
+        last = "~" if until is None else f"{until:011d}~"
+        for day in _listed(self.path / "released" / mailbox):
+            if until is None or day <= _day(until):
+                names = _listed(self.path / "released" / mailbox / day)
+                yield from (name[:-5] for name in names if name.endswith(".json") and name < last)
+
+    def release(self, mailbox: str, at: int, name: str) -> Mapping[str, Any] | None:
+        """Read a note."""
+        try:
+            note: Mapping[str, Any] = orjson.loads(self._release(mailbox, at, name).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return note
+
+    def forget_release(self, mailbox: str, at: int, name: str) -> None:
+        """Unlink a note, and its day when nothing more can come to it."""
+        path = self._release(mailbox, at, name)
+        path.unlink(missing_ok=True)
+        if self._clock() - at > 2 * _DAY_SECONDS:
+            with suppress(OSError):
+                path.parent.rmdir()
+
+    def _release(self, mailbox: str, at: int, name: str) -> Path:
+        return self.path / "released" / mailbox / _day(at) / f"{name}.json"
 
     def clean(self) -> int:
         """Remove unfinished files of dead processes and generations that were replaced.
@@ -383,6 +425,19 @@ def _plan(head: bytes) -> Batch | None:
         return Batch.loads(text) if zlib.crc32(text) == checksum else None
     except (struct.error, ValueError):
         return None
+
+
+def _day(at: int) -> str:
+    """The day of a Unix second, by number, so that names sort by time."""
+    return f"{at // _DAY_SECONDS:06d}"
+
+
+def _listed(path: Path) -> list[str]:
+    """The names in a folder, sorted; none when there is no folder (any more)."""
+    try:
+        return sorted(os.listdir(path))  # noqa: PTH208  (asked at every pull)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _unlocked(path: Path) -> bool:

@@ -28,6 +28,7 @@ class MemorySpool:
         self.set_aside: dict[Ticket, tuple[str, _Content]] = {}
         self._notes: dict[str, bytes] = {}
         self._noted: dict[tuple[str, str], bytes] = {}
+        self._releases: dict[tuple[str, int, str], bytes] = {}
 
     def new(self, plan: Batch) -> MemoryBatchWriter:  # noqa: ARG002  (nothing cuts a dictionary short)
         """Begin a batch."""
@@ -95,6 +96,25 @@ class MemorySpool:
     def forget_message(self, mailbox: str, id: str) -> None:  # noqa: A002
         """Forget a note on a message."""
         self._noted.pop((mailbox, id), None)
+
+    def note_release(self, mailbox: str, at: int, name: str, note: Mapping[str, Any]) -> None:
+        """Keep a note."""
+        self._releases[mailbox, at, name] = orjson.dumps(note)
+
+    def releases(self, mailbox: str, until: int | None = None) -> Iterator[str]:
+        """The names, oldest first."""
+        for owner, at, name in sorted(self._releases):
+            if owner == mailbox and (until is None or at <= until):
+                yield name
+
+    def release(self, mailbox: str, at: int, name: str) -> Mapping[str, Any] | None:
+        """The note, or None."""
+        text = self._releases.get((mailbox, at, name))
+        return orjson.loads(text) if text else None
+
+    def forget_release(self, mailbox: str, at: int, name: str) -> None:
+        """Forget a note."""
+        self._releases.pop((mailbox, at, name), None)
 
     def clean(self) -> int:
         """Forget generations that were replaced."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import orjson
 
@@ -17,7 +17,9 @@ from worker import state
 from worker.errors import RedisUnavailable
 from worker.tokens import AccessToken, Grant, Stored, Trouble
 from worker.tokens.copies import Copies
-from worker.tokens.seal import Seal
+
+if TYPE_CHECKING:
+    from worker.tokens.seal import Seal
 
 _PATIENCE_SECONDS = 30.0
 _FORGOTTEN_SECONDS = 90 * 86400
