@@ -24,6 +24,7 @@ _TOKEN = re.compile(
 )
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _PARENTHESIS = re.compile(r"\\.|[()]", re.DOTALL)
+_LOOSE_DOT = re.compile(r"(?<!\s)\s*+\.\s++(?=[\w-]++\s*+(?:\.|$))|(?<!\s)\s++\.")
 _COMMENT = re.compile(r"\([^()]*+\)")
 _SPACE = re.compile(r"\s++")
 _WHOLE = re.compile(r"([^<>]*+)<([^\s<>@]++@[^\s<>@]++)>\s*+")
@@ -89,6 +90,8 @@ class _Parser:
         self._phrase: list[str] = []
         self._comments: list[str] = []
         self._angle: str | None = None
+        self._has_at = False
+        self._phrase_before_angle = 0
 
     def parse(self) -> tuple[Group, ...]:
         position = 0
@@ -97,10 +100,10 @@ class _Parser:
             assert match is not None
             position = match.end()
             if match["quoted"]:
-                self._source.append(match[0])
+                self._add_to_source(match[0])
                 self._phrase.append(_QUOTED_PAIR.sub(r"\1", match[0][1:-1]))
             elif match["text"]:
-                self._source.append(match[0])
+                self._add_to_source(match[0])
                 self._add_to_phrase(match[0])
             else:
                 position = self._special(match[0], position)
@@ -119,7 +122,7 @@ class _Parser:
         if character == "(":
             return self._read_comment(position)
         if character == ":":
-            if self._group is None and self._angle is None and "@" not in "".join(self._source):
+            if self._group is None and self._angle is None and not self._has_at:
                 name = self._decoded("".join(self._phrase))
                 self._begin_address()
                 if name.lower() != "mailto":
@@ -134,6 +137,10 @@ class _Parser:
             self._end_group()
         return position
 
+    def _add_to_source(self, text: str) -> None:
+        self._source.append(text)
+        self._has_at = self._has_at or "@" in text
+
     def _add_to_phrase(self, text: str) -> None:
         if not text.isspace():
             self._phrase.append(_QUOTED_PAIR.sub(r"\1", text) if "\\" in text else text)
@@ -143,7 +150,12 @@ class _Parser:
     def _read_angle(self, position: int) -> int:
         """Read what stands in angle brackets; without a closing one, up to the next comma."""
         if self._angle is not None:
+            # A comma is missing; the words since the last address are the name of this one.
+            name = self._phrase[self._phrase_before_angle :]
+            del self._phrase[self._phrase_before_angle :]
             self._end_address()
+            self._phrase = name
+        self._phrase_before_angle = len(self._phrase)
         if position > self._last_bracket:
             self._damaged("has an angle bracket that is not closed")
             comma = self._text.find(",", position)
@@ -160,6 +172,8 @@ class _Parser:
             inner = _COMMENT.sub("", inner)
         if inner.startswith("@") and ":" in inner:
             inner = inner.rpartition(":")[2]
+        if inner[:7].lower() == "mailto:":
+            inner = inner[7:]
         self._angle = inner.strip() if '"' in inner else _SPACE.sub("", inner)
         return after
 
@@ -179,6 +193,7 @@ class _Parser:
 
     def _begin_address(self) -> None:
         self._source, self._phrase, self._comments, self._angle = [], [], [], None
+        self._has_at = False
 
     def _end_address(self) -> None:
         phrase = self._decoded("".join(self._phrase))
@@ -197,17 +212,18 @@ class _Parser:
 
     def _add_bare(self, source: str, *, phrase: str, comment: str | None) -> None:
         """Add what stands without angle brackets: an address, a name with an address, or no address at all."""
-        words = source.split()
+        local, at, domain = source.partition("@")
+        # White space around the dots of a domain is obsolete (RFC 5322 section 4.4) and means nothing.
+        words = (local + at + _LOOSE_DOT.sub(".", domain)).split()
         with_at = [word for word in words if "@" in word.strip("@")]
         if '"@' in source or len(words) == 1:
-            self._add(comment, source)
+            self._add(comment, source if '"' in source else "".join(words))
         elif len(with_at) == len(words):
             for word in words:
                 self._add(None, word)
         elif len(with_at) == 1:
-            self._add(
-                " ".join(word for word in words if word != with_at[0]).strip('"') or comment, with_at[0]
-            )
+            name = " ".join(word for word in words if word != with_at[0]).strip('"')
+            self._add(name or comment, with_at[0].strip("<>"))
         elif "@" in source:
             self._add(comment, "".join(words))
         else:

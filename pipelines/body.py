@@ -14,6 +14,7 @@ from pipelines import charset, limits, transfer
 from pipelines.defects import Code, Defects
 from pipelines.part import Part
 
+_UUENCODED = re.compile(r"^begin [0-7]{3,4} \S.*\n[!-M][ -`]{1,84}\n", re.MULTILINE)
 _META_CHARSET = re.compile(rb"<meta[^<>]{0,200}?charset=[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 
 
@@ -139,6 +140,10 @@ def _value(part: Part, data: bytes, *, defects: Defects) -> BodyValue:
         defects.add(decoded.problem, f"part {part.part_id}: it was read as {decoded.codec}")
     guessed_well = decoded.problem is Code.CHARSET_GUESSED and decoded.codec == "utf_8"
     value = decoded.text.replace("\r\n", "\n")
+    if "begin " in value and _UUENCODED.search(value) is not None:
+        defects.add(
+            Code.UUENCODE_IN_TEXT, f"part {part.part_id}: a file stands in its text and was left there"
+        )
     if truncated and part.type == "text/html" and value.rfind("<") > value.rfind(">"):
         value = value[: value.rfind("<")]
     problem = part.encoding == "unknown" or (decoded.problem is not None and not guessed_well)

@@ -10,28 +10,45 @@ from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_tz
 
 _ISO8601 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
+# Obsolete white space within the time (RFC 5322 section 4.3).
+_LOOSE_COLON = re.compile(r"\s*+:\s*+")
+# What stands in the place of a zone such as +0200: +02:00, +02, GMT+0200, EDT-0400.
+_LOOSE_ZONE = re.compile(r"(?:\s[A-Z]{2,4}|(?<=[\d\s]))([+-]\d\d):?(\d\d)?$", re.IGNORECASE)
+_DAY_SECONDS = 86_400
 _COMMENT = re.compile(r"\([^()]*+\)")
 
 
 def parse_date(text: str) -> datetime | None:
     """Return an aware moment in the zone that the header names, or None if nobody can read it.
 
-    A missing or unknown zone (`-0000`, RFC 5322 section 3.3) counts as UTC. ISO 8601 is accepted too.
+    A missing, unknown or impossible zone (`-0000`, RFC 5322 section 3.3) counts as UTC. ISO 8601 is accepted too.
     """
-    text = _COMMENT.sub(" ", text[:200]).strip()
+    text = _LOOSE_COLON.sub(":", _COMMENT.sub(" ", text[:200]).strip())
     try:
         return _from_rfc5322(text) or _from_iso8601(text)
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
 
 
+def to_json(moment: datetime) -> str:
+    """Write a moment as RFC 8621's Date (section 4.1.2.6): whole seconds with its zone, Z for UTC."""
+    text = moment.isoformat(timespec="seconds")
+    return text[:-6] + "Z" if text.endswith("+00:00") else text
+
+
 def _from_rfc5322(text: str) -> datetime | None:
-    fields = parsedate_tz(text)
+    fields = parsedate_tz(_LOOSE_ZONE.sub(lambda zone: f" {zone[1]}{zone[2] or '00'}", text))
     if fields is None:
         return None
     year, month, day, hour, minute, second = fields[:6]
+    if year < 1000 or (year >= 2050 and str(year) not in text):
+        # Three digits count from 1900, and two from 50 on are of the last century (RFC 5322 section 4.3).
+        year += 1900 if year < 1000 else -100
     moment = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=UTC)
-    return moment.replace(tzinfo=timezone(timedelta(seconds=fields[9]))) if fields[9] else moment
+    offset = fields[9] or 0
+    return (
+        moment.replace(tzinfo=timezone(timedelta(seconds=offset))) if abs(offset) < _DAY_SECONDS else moment
+    )
 
 
 def _from_iso8601(text: str) -> datetime | None:

@@ -57,6 +57,10 @@ class Code(StrEnum):
     TRANSFER_ENCODING_UNKNOWN = "transfer-encoding-unknown"
     # A base64 body holds other characters, or ends amid a group; what is base64 was decoded.
     BASE64_DAMAGED = "base64-damaged"
+    # An x-uuencode body has no begin or end, or lines that are none of uuencode; what is uuencode was decoded.
+    UUENCODE_DAMAGED = "uuencode-damaged"
+    # A text holds a file in uuencode (begin ... end), as before MIME; it was left in the text.
+    UUENCODE_IN_TEXT = "uuencode-in-text"
     # A text declares a charset that nobody knows; another was used.
     CHARSET_UNKNOWN = "charset-unknown"
     # A text is not in the charset it declares; another was used, or its malformed bytes were replaced.

@@ -20,7 +20,7 @@ _FIELD = re.compile(rb"^([!-9;-~]+)([ \t]*):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTIL
 _LINE_END = re.compile(rb"(?>\r{0,3}\n|\r)")
 _BLANK_LINE = re.compile(rb"(?>\r{0,3}\n|\r)(?>\r{0,3}\n|\r)")
 # Spaces, blank lines, a byte order mark and an mbox separator that stand before the first header.
-_JUNK = re.compile(rb"(?:\xef\xbb\xbf)?\s*+(?:>?From [^\r\n]*+\s*+)?")
+_JUNK = re.compile(rb"(?:\xef\xbb\xbf)?\s*+(?:>?From (?![ \t]*:)[^\r\n]*+\s*+)?")
 # What certainly is a header, so that broken lines before it are no body.
 _WELL_KNOWN = re.compile(
     rb"^(?:from|to|cc|bcc|subject|date|sender|reply-to|message-id|in-reply-to|references|received|return-path|"

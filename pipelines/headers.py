@@ -7,7 +7,7 @@ read is None or as much as could be read, and a defect of the message.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from pipelines import charset, limits
@@ -73,6 +73,36 @@ class Headers:
         key = name.lower()
         return [self._decoded(name, value) for found, value in self._fields if found.lower() == key]
 
+    def raw(self, name: str) -> str | None:
+        """Return the Raw form (RFC 8621 section 4.1.2.1), folds as CRLF, without white space at its beginning."""
+        value = self._last.get(name.lower())
+        if value is None:
+            return None
+        return "\r\n".join(self._characters(name, line) for line in value.split(b"\n"))
+
+    def singly(self, name: str) -> Iterator[Headers]:
+        """Yield headers with one field each, for every field of that name in their order, to be asked for any form."""
+        key = name.lower()
+        for field in self._fields:
+            if field[0].lower() == key:
+                single = Headers((field,), defects=self._defects)
+                single.assume_charset(self._charset)
+                yield single
+
+    def replaced(self, change: Callable[[str, Headers], str | None]) -> Headers:
+        """Return a copy with new values in UTF-8 (RFC 6532) where `change`, given name and field, answers with one."""
+        fields: list[Field] = []
+        for name, value in self._fields:
+            single = Headers(((name, value),), defects=self._defects)
+            single.assume_charset(self._charset)
+            text = change(name, single)
+            fields.append(
+                (name, value if text is None else text.encode("utf-8", "replace").replace(b"\n", b" "))
+            )
+        copy = Headers(fields, defects=self._defects)
+        copy.assume_charset(self._charset)
+        return copy
+
     def addresses(self, name: str) -> tuple[Address, ...] | None:
         """Return the Addresses form (RFC 8621 section 4.1.2.3), groups dissolved, or None without the field."""
         groups = self.grouped_addresses(name)
@@ -93,7 +123,7 @@ class Headers:
         text = self._unfolded(name)
         if text is None:
             return None
-        ids = [_SPACE.sub("", found) for found in _ANGLES.findall(text)]
+        ids = [_SPACE.sub("", _COMMENT.sub("", found)) for found in _ANGLES.findall(text)]
         if not any(ids):
             bare = _COMMENT.sub(" ", text).replace("<", " ").replace(">", " ").replace(",", " ")
             ids = [word for word in bare.split() if "@" in word]

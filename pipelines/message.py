@@ -19,11 +19,17 @@ import orjson
 from pipelines.addresses import Address
 from pipelines.body import BodyValue
 from pipelines.charset import clean
+from pipelines.dates import to_json
 from pipelines.defects import Code, Defect
+from pipelines.header_forms import header_property
 from pipelines.headers import Headers
 from pipelines.part import Part
 
-__all__ = ["Address", "BodyValue", "Code", "Defect", "Headers", "Message", "Part", "Source"]
+# Which schema the JSON follows (`pipelines.schema`): raised when a field goes away or changes its meaning, and not
+# when one is added.
+VERSION = 1
+
+__all__ = ["VERSION", "Address", "BodyValue", "Code", "Defect", "Headers", "Message", "Part", "Source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +126,19 @@ class Message:
         """Return a copy that also holds what `stage` found; `found` is made of JSON values."""
         return dataclasses.replace(self, findings=MappingProxyType({**self.findings, stage: found}))
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self, *, properties: Iterable[str] = (), sha256: bool = False) -> dict[str, object]:
         """Return the JSON object: Mailquay's fields, then those of RFC 8621's Email object, new at each call.
 
-        Attachments are described and not contained. Every text can be encoded as UTF-8 and has no NUL.
+        Attachments are described and not contained. Every text can be encoded as UTF-8 and has no NUL. `properties`
+        adds header fields under JMAP's names (`header:List-Post:asURLs`, see `pipelines.header_forms`). With `sha256`
+        each part carries the hash of its decoded content, which costs the decoding of all of them.
+
+        Raises:
+            ValueError: One of `properties` is no header property.
         """
         return {
             "id": self.id,
+            "version": VERSION,
             "mailbox": clean(self.mailbox),
             "source": self.source.to_dict(),
             "digest": f"sha256:{self.digest}",
@@ -148,11 +160,12 @@ class Message:
             "keywords": self.keywords,
             "hasAttachment": self.has_attachment,
             "preview": self.preview,
-            "bodyStructure": self.structure.to_dict(),
+            "bodyStructure": self.structure.to_dict(sha256=sha256),
             "bodyValues": {part_id: value.to_dict() for part_id, value in self.body_values.items()},
-            "textBody": [part.to_dict() for part in self.text_body],
-            "htmlBody": [part.to_dict() for part in self.html_body],
-            "attachments": [part.to_dict() for part in self.attachments],
+            "textBody": [part.to_dict(sha256=sha256) for part in self.text_body],
+            "htmlBody": [part.to_dict(sha256=sha256) for part in self.html_body],
+            "attachments": [part.to_dict(sha256=sha256) for part in self.attachments],
+            **{name: header_property(self.headers, name) for name in properties},
         }
 
     def to_json(self) -> bytes:
@@ -185,8 +198,4 @@ def _utc(moment: datetime | None) -> str | None:
 
 
 def _zoned(moment: datetime | None) -> str | None:
-    """Write a moment as RFC 8621's Date: seconds, with its zone, Z for UTC."""
-    if moment is None:
-        return None
-    text = moment.isoformat(timespec="seconds")
-    return text[:-6] + "Z" if text.endswith("+00:00") else text
+    return None if moment is None else to_json(moment)

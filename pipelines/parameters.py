@@ -13,7 +13,8 @@ from urllib.parse import unquote_to_bytes
 from pipelines import charset, limits
 from pipelines.defects import Code, Defects
 
-_MAIN = re.compile(r"\s*+(?P<value>[^\s;,\"()=]*+)(?P<name>\s*+=)?")
+_WORD = r"[^\s;,\"()=/]*+"
+_MAIN = re.compile(rf"\s*+\"?+(?P<value>{_WORD}(?:\s*+/\s*+{_WORD})?+)\"?+(?P<name>\s*+=)?")
 _PARAMETER = re.compile(
     r"""(?<![;\s])[;\s]++ ([^\s=;"]++) \s*+ = \s*+ ( "(?:[^"\\]|\\.)*+" | [^;]*+ )""", re.VERBOSE | re.DOTALL
 )
@@ -36,7 +37,7 @@ def parse_parameters(text: str, *, where: str, defects: Defects) -> Parameterize
     if main["name"]:
         value, rest = "", text
     else:
-        value, rest = main["value"].lower(), text[main.end("value") :]
+        value, rest = "".join(main["value"].lower().split()), text[main.end() :]
     if "=" not in rest:
         return Parameterized(value, {})
     if not rest.startswith(";"):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipelines import charset, transfer
+from pipelines import charset, sniff, transfer
 from pipelines.headers import Headers
 
 if TYPE_CHECKING:
@@ -70,14 +70,32 @@ class Part:
             digest.update(chunk)
         return digest.hexdigest()
 
+    def sniffed_type(self) -> str | None:
+        """Return the media type that the first bytes speak for, whatever the sender declares, or None."""
+        if self.sub_parts is not None:
+            return None
+        found = sniff.sniff(self._beginning(sniff.HEAD_BYTES))
+        if found is not None and sniff.is_archive(found):
+            found = sniff.sniff(self._beginning(sniff.ARCHIVE_HEAD_BYTES))
+        return found
+
+    def _beginning(self, size: int) -> bytes:
+        """Decode about the first `size` bytes, which no encoding writes with more than four for one and line ends."""
+        if self.encoding not in {"base64", "quoted-printable", "x-uuencode"}:
+            return bytes(self.content[:size])
+        return transfer.decode(self.content[: 4 * size], self.encoding).data[:size]
+
     def walk(self) -> Iterator[Part]:
         """Yield this part and all parts below it, each before its own parts."""
         yield self
         for part in self.sub_parts or ():
             yield from part.walk()
 
-    def to_dict(self) -> dict[str, object]:
-        """Return the JSON of RFC 8621's EmailBodyPart, without its content; `subParts` only for a multipart."""
+    def to_dict(self, *, sha256: bool = False) -> dict[str, object]:
+        """Return the JSON of RFC 8621's EmailBodyPart, without its content; `subParts` only for a multipart.
+
+        With `sha256` each part that has content carries its hash too, for which all content is decoded.
+        """
         result: dict[str, object] = {
             "partId": self.part_id,
             "blobId": self.blob_id,
@@ -89,9 +107,12 @@ class Part:
             "cid": self.cid,
             "language": None if self.language is None else list(self.language),
             "location": self.location,
+            "sniffedType": self.sniffed_type(),
         }
         if self.sub_parts is not None:
-            result["subParts"] = [part.to_dict() for part in self.sub_parts]
+            result["subParts"] = [part.to_dict(sha256=sha256) for part in self.sub_parts]
+        elif sha256:
+            result["sha256"] = self.sha256()
         return result
 
 

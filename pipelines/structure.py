@@ -228,19 +228,21 @@ class Structure:
         return encoding
 
     def _size(self, content: memoryview, encoding: str, *, number: str, is_text: bool) -> int:
-        if is_text and encoding in {"base64", "quoted-printable"}:
+        if is_text and encoding in {"base64", "quoted-printable", "x-uuencode"}:
             self._decoded_bytes += len(content)
             if self._decoded_bytes <= limits.BODY_VALUE_BYTES:
                 data, damaged = transfer.decode(content, encoding)
                 self.decoded[number] = data
-                self._note_damage(damaged, number=number)
+                self._note_damage(damaged, encoding, number=number)
                 return len(data)
         size, damaged = transfer.measure(content, encoding)
-        self._note_damage(damaged, number=number)
+        self._note_damage(damaged, encoding, number=number)
         return size
 
-    def _note_damage(self, damaged: bool, *, number: str) -> None:
-        if damaged:
+    def _note_damage(self, damaged: bool, encoding: str, *, number: str) -> None:
+        if damaged and encoding == "x-uuencode":
+            self._defects.add(Code.UUENCODE_DAMAGED, f"part {number}: what is uuencode in it was decoded")
+        elif damaged:
             self._defects.add(Code.BASE64_DAMAGED, f"part {number}: what is base64 in it was decoded")
 
 

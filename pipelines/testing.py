@@ -1,12 +1,13 @@
-"""The promises of an output as tests, for the outputs that come with Mailquay and for yours.
+"""The promises of an output and of a stage as tests, for those that come with Mailquay and for yours.
 
 Derive a test class from `OutputContract`, say how to make your output and how to read what its system holds, and run
 pytest; each promise of `pipelines.output` that can be seen from outside is one test. It cannot see what survives a
-power failure, and it does not know how your system fails: those tests are yours.
+power failure, and it does not know how your system fails: those tests are yours. `StageContract` is the same for a stage.
 """
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 
+import orjson
+
 from pipelines.message import Message, Source
 from pipelines.options import describe
 from pipelines.output import Accepted, Output, Receipt
 from pipelines.parse import parse
+from pipelines.stage import Stage
 
 RAWS = (
     b"From: a@example.com\r\nTo: b@example.com\r\nSubject: plain\r\n\r\nHello.\r\n",
@@ -160,3 +164,65 @@ class OutputContract(ABC):
 
 def _deliver_singly(output: Output, messages: Sequence[Message]) -> list[Receipt]:
     return [receipt for message in messages for receipt in output.deliver([message])]
+
+
+class StageContract(ABC):
+    """Tests that every stage passes. Derive from it, name the class `Test…`, and define `make`.
+
+    They run over `messages`, which you may extend by what your stage is about.
+    """
+
+    # Seconds that one message may take, whatever it holds: a hundred times what an honest one takes.
+    longest: float = 2.0
+
+    @abstractmethod
+    def make(self) -> Stage:
+        """Return a new instance with options under which it reads as much of a message as it can."""
+
+    def messages(self) -> Sequence[Message]:
+        """Return the messages to try."""
+        return sample_messages(len(RAWS))
+
+    def check(self, message: Message) -> None:
+        """Assert what holds for any message whatever."""
+        name = self.make().name
+        before = message.to_json()
+        begun = time.process_time()
+        changed = self.make().apply(message)
+        took = time.process_time() - begun
+
+        assert took < self.longest, f"{took:.1f} s"
+        # The message that came in is as it was: someone else may hold it.
+        assert orjson.dumps(message.to_dict()) == before
+        # A retry finds the same, also in another process: nothing is remembered.
+        again = self.make().apply(message)
+        assert (changed is None) == (again is None)
+        if changed is None or again is None:
+            return
+        assert changed.to_json() == again.to_json()
+        assert (changed.id, changed.digest) == (message.id, message.digest)
+        # Findings stand under the stage's own name, as JSON with text that any database takes.
+        others = {key: found for key, found in changed.findings.items() if key != name}
+        assert others == dict(message.findings)
+        found = changed.findings.get(name)
+        assert orjson.loads(orjson.dumps(found)) == found
+        assert "\\u0000" not in orjson.dumps(found).decode("utf-8").replace("\\\\", "")
+
+    def test_every_message_passes(self) -> None:
+        """It raises for no message, changes none that came in, and finds the same again."""
+        messages = self.messages()
+
+        assert messages
+        for message in messages:
+            self.check(message)
+
+    def test_making_a_stage_has_no_effect_and_its_name_is_its_own(self) -> None:
+        """The configuration is checked by making stages; two of one type may stand side by side."""
+        assert self.make().name == self.make().name
+
+    def test_the_type_describes_itself(self) -> None:
+        """Name and options are declared, so that settings and reference pages can be made from them."""
+        type_ = type(self.make())
+
+        assert type_.type_name.isidentifier()
+        assert all(option.description.endswith(".") for option in describe(type_.Options))

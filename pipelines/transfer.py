@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pipelines import uuencode
+
 WINDOW = 1 << 20
 
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -27,6 +29,7 @@ _KNOWN = {
     "base64": "base64",
     "binary": "binary",
     "quotedprintable": "quoted-printable",
+    **dict.fromkeys(("uuencode", "xuuencode", "uue", "xuue"), "x-uuencode"),
 }
 _SQUASH = re.compile(r"[^a-z0-9]+")
 _SPACES_BEFORE_LINE_END = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
@@ -47,18 +50,21 @@ class Measured(NamedTuple):
 
 
 def known_encoding(value: str) -> str | None:
-    """Return the encoding that a header's value means (`base64`, `quoted-printable`, `7bit`...), or None."""
+    """Return the encoding that a header's value means (`base64`, `quoted-printable`, `x-uuencode`, `7bit`...), or None."""
     return _KNOWN.get(_SQUASH.sub("", value.partition(";")[0].partition("(")[0].lower()))
 
 
 def decode(content: memoryview, encoding: str) -> Transferred:
-    """Decode a whole body; an encoding other than base64 and quoted-printable leaves it as it is."""
+    """Decode a whole body; an encoding other than base64, quoted-printable and x-uuencode leaves it as it is."""
     if len(content) > WINDOW:
         return Transferred(b"".join(chunks(content, encoding)), measure(content, encoding).damaged)
     if encoding == "base64":
         return decode_base64(bytes(content))
     if encoding == "quoted-printable":
         return Transferred(_decode_quoted_printable(bytes(content).rstrip(b" \t")), damaged=False)
+    if encoding == "x-uuencode":
+        pieces = list(uuencode.decode_lines(content, window=WINDOW))
+        return Transferred(b"".join(data for data, _ in pieces), any(damaged for _, damaged in pieces))
     return Transferred(bytes(content), damaged=False)
 
 
@@ -68,6 +74,9 @@ def measure(content: memoryview, encoding: str) -> Measured:
         return _measure_base64(content)
     if encoding == "quoted-printable":
         return Measured(sum(map(len, chunks(content, encoding))), damaged=False)
+    if encoding == "x-uuencode":
+        pieces = [(len(data), damaged) for data, damaged in uuencode.decode_lines(content, window=WINDOW)]
+        return Measured(sum(size for size, _ in pieces), any(damaged for _, damaged in pieces))
     return Measured(len(content), damaged=False)
 
 
@@ -77,6 +86,8 @@ def chunks(content: memoryview, encoding: str) -> Iterator[bytes]:
         return _base64_chunks(content)
     if encoding == "quoted-printable":
         return _quoted_printable_chunks(content)
+    if encoding == "x-uuencode":
+        return (data for data, _ in uuencode.decode_lines(content, window=WINDOW))
     return _windows(content)
 
 
@@ -145,8 +156,10 @@ def _quoted_printable_chunks(content: memoryview) -> Iterator[bytes]:
         data = rest + window
         cut = data.rfind(b"\n") + 1
         if cut == 0:
-            escape = data.find(b"=", max(0, len(data) - 3))
-            cut = len(data) if escape == -1 else escape
+            # Spaces may turn out to stand at the end of a line; a window full of them is not waited with.
+            end = len(data.rstrip(b" \t")) if len(data) <= 2 * WINDOW else len(data)
+            escape = data.find(b"=", max(0, end - 2), end)
+            cut = end if escape == -1 else escape
         rest = data[cut:]
         yield _decode_quoted_printable(data[:cut])
     yield _decode_quoted_printable(rest.rstrip(b" \t"))
@@ -154,8 +167,7 @@ def _quoted_printable_chunks(content: memoryview) -> Iterator[bytes]:
 
 def _decode_quoted_printable(data: bytes) -> bytes:
     """Decode quoted-printable after dropping white space at line ends, as RFC 2045 section 6.7 (3) asks."""
-    line_end = b"\r\n" if b"\r\n" in data else b"\n"
-    if b" " + line_end in data or (b"\t" in data and b"\t" + line_end in data):
+    if b" \n" in data or b" \r" in data or (b"\t" in data and (b"\t\n" in data or b"\t\r" in data)):
         data = _SPACES_BEFORE_LINE_END.sub(b"", data)
     return binascii.a2b_qp(data)
 

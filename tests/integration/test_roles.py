@@ -154,7 +154,7 @@ def test_once_pulls_and_delivers_without_a_broker(tmp_path: Path, dovecot: Dovec
 
     assert first.returncode == 0, first.stderr
     assert orjson.loads(first.stdout) | {"seconds": 0} == {
-        "pulled": 130, "delivered": 130, "waiting": 0, "failed": 0, "seconds": 0, "troubles": [],
+        "pulled": 130, "delivered": 130, "dropped": 0, "waiting": 0, "failed": 0, "seconds": 0, "troubles": [],
     }  # fmt: skip
     assert orjson.loads(second.stdout)["pulled"] == 0
     assert sorted(installation.posted().values()) == sorted(letters)

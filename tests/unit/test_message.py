@@ -13,7 +13,7 @@ from pipelines.errors import MessageError, StageFailed
 
 RAW = b"From: Ann <ann@example.org>\r\nSubject: A secret\r\nDate: Mon, 23 Nov 2026 10:00:00 +0100\r\n\r\nbody\r\n"
 KEYS = [
-    "id", "mailbox", "source", "digest", "size", "receivedAt", "defects", "findings",
+    "id", "version", "mailbox", "source", "digest", "size", "receivedAt", "defects", "findings",
     "messageId", "inReplyTo", "references", "sender", "from", "to", "cc", "bcc", "replyTo", "subject", "sentAt",
     "keywords", "hasAttachment", "preview", "bodyStructure", "bodyValues", "textBody", "htmlBody", "attachments",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from pipelines import parse
         ("John <a@b, c@d", [("John", "a@b"), (None, "c@d")]),
         ("a@b; c@d", [(None, "a@b"), (None, "c@d")]),
         ("a@b c@d", [(None, "a@b"), (None, "c@d")]),
-        ("A <a@b> B <c@d>", [("A B", "a@b"), (None, "c@d")]),
+        ("A <a@b> B <c@d>", [("A", "a@b"), ("B", "c@d")]),
         ("mailto:a@b", [(None, "a@b")]),
         ("john @ example.com", [(None, "john@example.com")]),
         ("=?utf-8?B?Sm9obiA8YUBiPg==?=", [("John", "a@b")]),

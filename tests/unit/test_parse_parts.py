@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import mmap
+import random
 import tracemalloc
 from pathlib import Path
 
@@ -138,6 +139,44 @@ def test_a_search_finds_what_lies_across_two_windows() -> None:
 
 def test_transfer_encodings_are_known_by_their_usual_misspellings() -> None:
     """Case, hyphens and comments do not matter; another word is unknown."""
-    names = ["BASE64", "Base-64", "quoted/printable", "8-bit", "7bit (really)", "base64;", "x-uuencode"]
-    known = ["base64", "base64", "quoted-printable", "8bit", "7bit", "base64", None]
+    names = [
+        "BASE64",
+        "Base-64",
+        "quoted/printable",
+        "8-bit",
+        "7bit (really)",
+        "base64;",
+        "x-UUencode",
+        "x-foo",
+    ]
+    known = ["base64", "base64", "quoted-printable", "8bit", "7bit", "base64", "x-uuencode", None]
     assert [transfer.known_encoding(name) for name in names] == known
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_uuencode_is_read_across_windows(line_end: bytes) -> None:
+    """Whole, in chunks and measured, the same; what stands after its end is no content."""
+    data = random.Random(1).randbytes(2_500_000)
+    lines = [binascii.b2a_uu(data[at : at + 45]).rstrip(b"\n") for at in range(0, len(data), 45)]
+    content = memoryview(line_end.join([b"begin 644 x.bin", *lines, b"`", b"end", b"#86)C", b""]))
+    assert transfer.decode(content, "x-uuencode") == (data, False)
+    assert b"".join(transfer.chunks(content, "x-uuencode")) == data
+    assert transfer.measure(content, "x-uuencode") == (len(data), False)
+
+
+def test_white_space_at_the_end_of_quoted_printable_is_dropped_everywhere() -> None:
+    """Also from a last line without a line end, read in chunks as read whole (RFC 2045 section 6.7 (3))."""
+    for content in (b"a =\r\nb \t ", b"one  ", b"x =20 \n y\t", b"a= ", b" "):
+        view = memoryview(content)
+        whole = transfer.decode(view, "quoted-printable").data
+        assert b"".join(transfer.chunks(view, "quoted-printable")) == whole
+        assert whole == whole.rstrip(b" \t") or content.startswith(b"x")
+
+
+def test_hashes_stand_in_the_json_on_request() -> None:
+    """Those of the decoded content, and for multiparts none."""
+    message = parse(with_attachment(b"YWJj", "base64"))
+    values = message.to_dict(sha256=True)
+    assert values["attachments"][0]["sha256"] == hashlib.sha256(b"abc").hexdigest()  # type: ignore[index]
+    assert "sha256" not in values["bodyStructure"]  # type: ignore[operator]
+    assert "sha256" not in message.to_dict()["attachments"][0]  # type: ignore[index]

@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 from pathlib import Path
 
-import orjson
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipelines import Message, Source, parse
+from pipelines import parse
+from tests.fuzz.mutations import FRAGMENTS
+from tests.fuzz.promises import assert_promises_hold
 
 CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.eml"))
 
-# What hostile and broken mail is made of; joined at random it reaches every corner that random bytes do not.
-FRAGMENTS = st.sampled_from(
-    [
-        b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n", b" ", b"\t", b"\0", b"\xff", b"\xc3\xa9", b":", b";", b",", b'"', b"\\",
-        b"(", b")", b"<", b">", b"@", b"=", b"?=", b"=?", b"*", b"'", b"%", b"--", b"--b", b"--b--", b"\r\n--b\r\n",
-        b"\r\n--b--\r\n", b"From ", b"From: ", b"To: ", b"Subject: ", b"Subject : ", b"Date: ", b"Message-ID: ",
-        b"References: ", b"Content-Type: ", b"Content-Disposition: ", b"Content-Transfer-Encoding: ", b"Content-ID: ",
-        b"Content-Language: ", b"multipart/mixed; boundary=b", b'multipart/alternative; boundary="b"',
-        b"message/rfc822", b"text/plain", b"text/html", b"; charset=", b"utf-8", b"utf-7", b"iso-2022-jp", b"unknown",
-        b"idna", b"; name*", b"; name*0*=utf-8''%C3", b"; filename=", b"base64", b"quoted-printable", b"attachment",
-        b"=?utf-8?q?=C3?=", b"=?utf-8?b?w6k?=", b"=?x?q?y?=", b"=?utf-7?q?+2AA-?=", b"a@b", b"<a@b>", b"Team: ",
-        b"Mon, 23 Nov 2026 10:00:00 +0100", b"99 Foo 0000 99:99:99 +9999", b"YWJj", b"YQ==", b"+2AA-", b"\x1b$B",
-        b"<style>", b"</style>", b"<!--", b"&#xD800;", b"&amp;", b"begin 644 x",
-    ]
-)  # fmt: skip
-BROKEN_MAIL = st.lists(FRAGMENTS, max_size=60).map(b"".join)
-
-
-def assert_promises_hold(raw: bytes) -> Message:
-    message = parse(raw, mailbox="support", source=Source(flags=("\\Seen",)))
-    assert message.raw is raw
-    assert message.digest == hashlib.sha256(raw).hexdigest()
-    assert message.id == message.digest[:32]
-    assert "parser-failed" not in {defect.code for defect in message.defects}
-    values = orjson.loads(message.to_json())
-    assert values == message.to_dict()
-    assert "\0" not in "".join(texts(values))
-    for part in message.structure.walk():
-        if part.sub_parts is None:
-            assert part.size == len(part.decode()) == sum(map(len, part.chunks()))
-    return message
-
-
-def texts(value: object) -> list[str]:
-    """Return every text within JSON values."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for key, item in value.items() for text in (str(key), *texts(item))]
-    if isinstance(value, list):
-        return [text for item in value for text in texts(item)]
-    return []
+BROKEN_MAIL = st.lists(st.sampled_from(FRAGMENTS), max_size=60).map(b"".join)
 
 
 @settings(max_examples=200, deadline=None)

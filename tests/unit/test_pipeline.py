@@ -47,15 +47,15 @@ def test_without_stages_a_message_passes_unchanged() -> None:
 
 
 def test_a_dropped_message_meets_no_further_stage() -> None:
-    """None is a decision, not a failure."""
+    """None is a decision, not a failure, and whoever asked is told whose."""
     seen: list[str] = []
+    told: list[str] = []
     last = Doing("last", lambda message: seen.append(message.id))
+    pipeline = Pipeline([noting("one"), Doing("drop", lambda message: None), last])
 
-    assert (
-        Pipeline([noting("one"), Doing("drop", lambda message: None), last]).run(sample_messages(1)[0])
-        is None
-    )
-    assert seen == []
+    assert pipeline.run(sample_messages(1)[0], dropped=told.append) is None
+    assert (seen, told) == ([], ["drop"])
+    assert pipeline.run(sample_messages(1)[0]) is None
 
 
 def test_a_stage_that_fails_stops_its_message_and_is_named() -> None:
