@@ -12,6 +12,7 @@ that one or an output refuses it. A claim that is lost, with the file or in a po
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import sqlite3
 import time
@@ -177,7 +178,10 @@ class Claims:
             self._connection = sqlite3.connect(
                 self.path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
             )
-            self._connection.executescript(_SCHEMA)
+            # SQLite waits for nobody who changes the journal's mode, so one process at a time opens the file.
+            with self.path.with_name(f"{self.path.name}-lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._connection.executescript(_SCHEMA)
             self._inode = _inode(self.path)
         return self._connection
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import errno
 import io
 import mailbox
 import os
+import pty
 import re
 import resource
 import signal
@@ -270,6 +272,16 @@ def test_nothing_that_is_there_is_overwritten(tmp_path: Path) -> None:
         **{f"{name} (2).pdf": content for name, content in once},
         **{f"{name} (3).pdf": content for name, content in once},
     }
+
+
+def test_a_name_that_is_there_in_another_spelling_is_taken(tmp_path: Path) -> None:
+    """The folder may be copied to a Mac or to Windows, where both would be one file."""
+    (tmp_path / "PLAN.pdf").write_bytes(b"mine")
+    (tmp_path / "Gro\u0308ße").write_bytes(b"mine")
+
+    with Folder(tmp_path) as folder:
+        assert folder.write(Part(name="plan.pdf", type="application/pdf")).file == "plan (2).pdf"
+        assert folder.write(Part(name="GRÖSSE", type="application/pdf")).file == "GRÖSSE (2)"
 
 
 def test_whoever_swaps_folders_or_makes_links_meanwhile_leads_nothing_outside(tmp_path: Path) -> None:
@@ -690,10 +702,47 @@ def test_a_large_mbox_and_a_huge_message_need_no_memory(tmp_path: Path) -> None:
         preexec_fn=limited,
     )
 
+    for path in (tmp_path / "box", tmp_path / "huge.eml"):
+        path.unlink()
     found = [orjson.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0
     assert [message["subject"] for message in found] == [*map(str, range(500)), None]
     assert found[-1]["attachments"][0]["size"] > 500 << 20
+
+
+def on_a_terminal(*arguments: str | Path, stdout: int | None) -> bytes:
+    """Run with standard error, and where `stdout` is None standard output too, on a terminal: what it shows."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command(*arguments),
+        stdout=theirs if stdout is None else stdout,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
+    ) as running:
+        os.close(theirs)
+        shown_there = b""
+        # A terminal whose other side is closed ends with an error on Linux.
+        with contextlib.suppress(OSError):
+            while chunk := os.read(ours, 1 << 16):
+                shown_there += chunk
+        os.close(ours)
+        assert running.wait(LIMIT) == 0
+    return shown_there
+
+
+def test_a_terminal_shows_how_far_it_is_while_the_output_goes_elsewhere(
+    thousand: Path, tmp_path: Path
+) -> None:
+    """A bar on standard error, and nothing of it in the file; no bar between lines that are on the screen themselves."""
+    with (tmp_path / "out").open("wb") as out:
+        shown_there = on_a_terminal(thousand, stdout=out.fileno())
+
+    assert len([orjson.loads(line) for line in (tmp_path / "out").read_bytes().splitlines()]) == 1000
+    assert re.search(rb"\d+ messages", shown_there)
+
+    both = on_a_terminal("--tree", thousand / "1", stdout=None)
+    assert b"messages" not in both
+    assert b"\x1b[" in both
 
 
 # -- stages ----------------------------------------------------------------------------------------------------------

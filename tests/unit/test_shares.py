@@ -75,7 +75,8 @@ def test_what_a_dead_watcher_had_is_taken_over_when_its_time_is_up(client: state
     assert len(heir.ask()) == 5
     wait_until(lambda: len(heir.ask()) == 10, timeout=5, what="the take-over")
 
-    assert time.monotonic() - begun >= 0.5
+    # Redis counts whole milliseconds.
+    assert time.monotonic() - begun >= 0.49
 
 
 def test_a_watcher_that_leaves_is_not_waited_for(client: state.Client) -> None:
