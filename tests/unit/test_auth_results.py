@@ -11,6 +11,7 @@ import pytest
 from pipelines.authentication.results import Verdict, read_arc_results, read_received_spf, read_results
 from pipelines.parse import parse
 from pipelines.stages.auth_results import AuthResultsOptions, AuthResultsStage
+from tests.bed.patience import BUSY
 
 GOOGLE = (
     "mx.google.com;\r\n dkim=pass header.i=@example.com header.s=s1 header.b=ab+/c==;\r\n"
@@ -273,4 +274,4 @@ def test_a_hostile_header_costs_little(name: str) -> None:
     begun = time.process_time()
     AuthResultsStage("auth", AuthResultsOptions()).apply(message)
 
-    assert time.process_time() - begun < 1.0
+    assert time.process_time() - begun < 1.0 * BUSY

@@ -17,6 +17,7 @@ from pipelines.parse import parse
 from pipelines.registry import MissingExtra, load_stage
 from pipelines.stage import StageOptions
 from pipelines.stages.calendar import CalendarStage
+from tests.bed.patience import BUSY
 
 START = "DTSTART:20261123T100000Z"
 
@@ -366,7 +367,7 @@ def test_no_calendar_costs_more_than_a_second(name: str) -> None:
     text, word = LARGE[name]
     begun = time.process_time()
     got = found(text)
-    assert time.process_time() - begun < 1.0
+    assert time.process_time() - begun < 1.0 * BUSY
     assert word is None or word in [problem["problem"] for problem in got["problems"]]
     assert got["events"]
     assert len(orjson.dumps(got)) < 20 << 20

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.confidential import KINDS
+from tests.bed.patience import BUSY
 
 
 def found(kind: str, text: str) -> list[str]:
@@ -78,4 +79,4 @@ def test_no_text_takes_long(kind: str, piece: str) -> None:
 
     list(KINDS[kind](text))
 
-    assert time.process_time() - begun < 1
+    assert time.process_time() - begun < 1 * BUSY

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pipelines.message import Message
 from pipelines.parse import parse
 from pipelines.stages.redact import RedactOptions, RedactStage
+from tests.bed.patience import BUSY
 
 CARD = "4111 1111 1111 1111"
 LETTER = f"""From: "Ann {CARD}" <ann@example.com>
@@ -213,5 +214,5 @@ def test_a_text_made_to_be_slow_is_replaced_instead_of_searched_to_its_end() -> 
 
     found = redacted(message, pattern="x[^z]*z|x", mark="-")
 
-    assert time.process_time() - begun < 10
+    assert time.process_time() - begun < 10 * BUSY
     assert set(found.body_values["1"].value) == {"-"}

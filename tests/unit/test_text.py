@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipelines.parse import parse
 from pipelines.prose.markup import attributes, tokens, unescape
 from pipelines.stages.text import TextOptions, TextStage
+from tests.bed.patience import BUSY
 
 
 def found(raw: bytes, **options: object) -> dict[str, object]:
@@ -200,7 +201,7 @@ def test_ten_megabytes_of_anything_take_at_most_two_seconds(piece: str) -> None:
     begun = time.process_time()
     finding = stage.apply(message).findings["words"]
 
-    assert time.process_time() - begun < 2
+    assert time.process_time() - begun < 2 * BUSY
     assert isinstance(finding, dict)
     assert finding["isTruncated"] is True
 
