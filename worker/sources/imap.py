@@ -5,7 +5,9 @@ UID STORE, UID COPY, UID MOVE, UID EXPUNGE, CREATE, SUBSCRIBE, NOOP, LOGOUT; it 
 marks a message read. Answers are read as key and value, in any order, with lines in between that nobody asked for. It
 keeps no state between sessions; a session itself may be kept from one pull to the next. It is our own thin layer
 because a poll has to be cheap, huge literals have to be streamed, and `imaplib` loses BYE texts, limits lines for the
-whole process and hides what the server said.
+whole process and hides what the server said. IMAPClient 4.1 took 2.3 times as long as a bare `imaplib` loop for 5,000
+messages over TLS (medians of five in one run); this, with every octet hashed and spooled, about as long as that loop
+(`docs/speed.md`).
 """
 
 from __future__ import annotations
