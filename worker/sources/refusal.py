@@ -41,8 +41,9 @@ _BY_HAND = {
 """What Gmail says when a person has to do something, and what that is."""
 _ADDRESS = re.compile(r"https?://[^\s\]]+")
 FETCHING = "fetching messages"
-SETTLING = "settling messages"
 """What was being done when a refusal may concern one message alone."""
+SETTLING = "settling messages"
+"""What was being done when a refusal does not end the session."""
 _MISSING = ("[nonexistent]", "doesn't exist", "does not exist", "not found")
 _FORBIDDEN = ("[read-only]", "[noperm]", "is read-only")
 _PASSING = ("server unavailable", "[unavailable]", "[sys/temp]", "[tempfail]", "temporarily unavailable")
