@@ -10,12 +10,10 @@ import contextlib
 import socket
 import ssl
 import struct
-import threading
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.bed.clients import trusting
-from tests.bed.processes import answers, free_port, wait_until
+from tests.bed.tls_proxy import TlsProxy
 from worker.demo.certificates import Certificates
 
 _STEPS_A_SECOND = 50
@@ -44,11 +42,11 @@ class Fault:
         return None if found < 0 else found + len(self.at)
 
 
-class FaultProxy:
+class FaultProxy(TlsProxy):
     """Stands before the TLS port `target` on localhost and presents `shown`. `fault` may be changed at any time."""
 
     def __init__(self, target: int, *, trusted: Certificates, shown: Certificates | None = None) -> None:
-        self.port = free_port()
+        super().__init__(target, trusted=trusted, shown=shown)
         self.fault: Fault | None = None
         self.delay = 0.0
         """Seconds that each piece of the server's words takes longer."""
@@ -58,56 +56,6 @@ class FaultProxy:
         """Connections accepted so far."""
         self.said = 0
         """Octets that the server has said in the last session, as far as they were passed on."""
-        self._target = target
-        self._upstream = trusting(trusted.ca_file)
-        self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        presented = shown or trusted
-        self._server.load_cert_chain(presented.chain_file, presented.key_file)
-        self._loop = asyncio.new_event_loop()
-        self._stopping = asyncio.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Listen, and return when connections are accepted."""
-        self._stopping.clear()
-        self._thread = threading.Thread(
-            target=self._loop.run_until_complete, args=(self._serve(),), name="proxy"
-        )
-        self._thread.start()
-        wait_until(lambda: answers(self.port), timeout=5, what="the proxy's start")
-
-    def stop(self) -> None:
-        """End all sessions; connections are refused until `start`."""
-        if self._thread is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join()
-            self._thread = None
-
-    def close(self) -> None:
-        """End for good."""
-        self.stop()
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        sessions: set[asyncio.Task[None]] = set()
-
-        async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            sessions.add(task)
-            try:
-                await self._session(reader, writer)
-            finally:
-                sessions.discard(task)
-
-        # Handshakes that a client breaks off are part of the game; nobody has to hear of them.
-        self._loop.set_exception_handler(lambda *_: None)
-        server = await asyncio.start_server(session, "127.0.0.1", self.port, ssl=self._server)
-        async with server:
-            await self._stopping.wait()
-            for task in sessions:
-                task.cancel()
-            await asyncio.gather(*sessions, return_exceptions=True)
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.sessions += 1

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
-import threading
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from tests.bed.clients import trusting
-from tests.bed.processes import answers, free_port, wait_until
+from tests.bed.tls_proxy import TlsProxy
 from worker.demo.certificates import Certificates
 
 
@@ -45,37 +42,17 @@ class Talk:
         return waits if goodbye else waits + 1
 
 
-class Recorder:
+class Recorder(TlsProxy):
     """Stands before the TLS port `target` on localhost. `talks` are the connections in which anything was said."""
 
     def __init__(self, target: int, *, trusted: Certificates) -> None:
-        self.port = free_port()
+        super().__init__(target, trusted=trusted)
         self._talks: list[Talk] = []
-        self._target = target
-        self._upstream = trusting(trusted.ca_file)
-        self._server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._server.load_cert_chain(trusted.chain_file, trusted.key_file)
-        self._loop = asyncio.new_event_loop()
-        self._stopping = asyncio.Event()
-        self._thread = threading.Thread(
-            target=self._loop.run_until_complete, args=(self._serve(),), name="recorder"
-        )
 
     @property
     def talks(self) -> list[Talk]:
         """The connections in which the client said anything since `fresh`, in order."""
         return [talk for talk in self._talks if talk.said("client")]
-
-    def start(self) -> None:
-        """Listen, and return when connections are accepted."""
-        self._thread.start()
-        wait_until(lambda: answers(self.port), timeout=5, what="the recorder's start")
-
-    def close(self) -> None:
-        """End all connections, for good."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join()
-        self._loop.close()
 
     def fresh(self) -> None:
         """Forget what was said so far; connections that stand go on."""
@@ -86,27 +63,6 @@ class Recorder:
         """From now on nothing passes through the connections that stand, and nobody is told."""
         for talk in self._talks:
             talk.forgotten = True
-
-    async def _serve(self) -> None:
-        sessions: set[asyncio.Task[None]] = set()
-
-        async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            sessions.add(task)
-            try:
-                await self._session(reader, writer)
-            finally:
-                sessions.discard(task)
-
-        # Handshakes that a client breaks off are part of the game; nobody has to hear of them.
-        self._loop.set_exception_handler(lambda *_: None)
-        server = await asyncio.start_server(session, "127.0.0.1", self.port, ssl=self._server)
-        async with server:
-            await self._stopping.wait()
-            for task in sessions:
-                task.cancel()
-            await asyncio.gather(*sessions, return_exceptions=True)
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         talk = Talk()
