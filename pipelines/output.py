@@ -53,7 +53,8 @@ class Output(ABC):
     """Hands messages to one downstream system.
 
     Mailquay makes one instance in each process that delivers, calls `open` before the first delivery and `close` at the
-    end. Calls on one instance never overlap; instances in several processes work side by side on the same system.
+    end. No more than `parallel` calls on one instance overlap; instances in several processes work side by side on the
+    same system.
     """
 
     # The word that names this output in OUTPUT__X__TYPE.
@@ -62,7 +63,10 @@ class Output(ABC):
     # Whether the downstream system shows a message once however often it is delivered, thanks to its id.
     dedupes: ClassVar[bool] = False
     # The largest number of messages in one call of `deliver`.
-    batch_size: ClassVar[int] = 64
+    batch_size: int = 64
+    # How many calls of `deliver` may be under way at once, each in a thread of its own. An output that says more than one
+    # lets a person say how many, as PARALLEL, and sets this in `__init__`.
+    parallel: int = 1
 
     options: OutputOptions
 
