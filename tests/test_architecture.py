@@ -296,6 +296,7 @@ EDGES = {
     "worker/once.py": "is a whole program",
     "worker/embedded.py": "waits for a server that it starts and stops, in real time",
     "worker/spool/file.py": "names unfinished files, so that no two writers meet",
+    "worker/spool/notes.py": "names unfinished files, as batches do",
     "worker/cli/": "is where a person's time passes",
     "worker/demo/": "plays the world outside",
 }

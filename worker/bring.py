@@ -239,6 +239,7 @@ def _spool(
         opened.uidvalidity,
         created=int(quay.clock()),
         entries=tuple(planned.values()),
+        sequence=quay.sequence(),
     )
     quay.spool.check_room()
     with quay.spool.new(plan) as writer:

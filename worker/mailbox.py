@@ -338,6 +338,11 @@ class Mailbox(Options):
     outputs: Annotated[Names, Field(min_length=1)] = Field(
         description="Outputs that get every message.", examples=["crm,archive"]
     )
+    fallback: str | None = Field(
+        default=None,
+        description="Output that gets what the others do not: what no WHEN lets through, and what an output refuses.",
+        examples=["rest"],
+    )
     stages: Names = Field(
         default=(), description="Stages that every message passes, in this order.", examples=["automatic"]
     )
@@ -460,6 +465,14 @@ class Mailbox(Options):
                 "moves messages into a folder that is pulled; name another, or exclude it with !"
             )
         return after
+
+    @field_validator("fallback")
+    @classmethod
+    def _check_fallback(cls, name: str | None, info: ValidationInfo) -> str | None:
+        """A name that no OUTPUT__NAME__ declares."""
+        if name and info.context is not None and name.lower() not in info.context["outputs"]:
+            raise ValueError("is no configured output; declare it with OUTPUT__NAME__TYPE")
+        return name and name.lower()
 
     @field_validator("outputs", "stages")
     @classmethod

@@ -22,6 +22,7 @@ from worker import log, settings
 from worker.alert import alert
 from worker.errand import Pulled, Ring
 from worker.errors import HostBusy, RedisUnavailable
+from worker.parking import let_out, waiting_batches
 from worker.pull import pull as pull_mailbox
 from worker.quay import Quay
 from worker.spool import Ticket
@@ -54,6 +55,9 @@ Progress = Callable[[Totals], None]
 _DEATHS = 20
 """How many pools may be lost in one run; more than a few deadly messages, or something worse, is left to the next."""
 
+_AT_ONCE = 1000
+"""Batches that are let out at a time when an output is back."""
+
 _here: Quay
 _bells: multiprocessing.Queue[Ticket]
 
@@ -79,7 +83,7 @@ def run(
             totals.note(
                 "a process died at its work; its mailbox or batch is free again when LEASE_TTL is over"
             )
-    waiting = quay.spool.tickets()
+    waiting = waiting_batches(quay)
     for ticket in waiting:
         if ticket.attempts:
             totals.note(
@@ -184,6 +188,7 @@ def _rung(bells: multiprocessing.Queue[Ticket]) -> list[Ticket]:
 
 def _due(quay: Quay, handed: set[str]) -> list[Ticket]:
     """Batches that are due and were not handed out under this very name: each attempt changes the name."""
+    let_out(quay, most=_AT_ONCE)
     now = time.time()
     return [ticket for ticket in quay.spool.tickets() if ticket.due <= now and str(ticket) not in handed]
 

@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.account import SignsIn
 from pipelines.output import Output
 from pipelines.pipeline import Pipeline
 from pipelines.registry import PluginError, load_output, load_stage
@@ -24,17 +25,22 @@ from pipelines.stage import Stage
 from worker import settings as configuration
 from worker import state
 from worker.checkpoint import Checkpoints
+from worker.circuit import Circuits
 from worker.errors import Misconfigured, Unreachable
 from worker.hosts import Hosts, host_of
 from worker.hurdles import Hurdles
 from worker.kept import Kept
 from worker.lease import held
+from worker.lent import Lent
 from worker.mailbox import Mailbox
 from worker.news import News
+from worker.owing import Terms
 from worker.recognise import Handed
 from worker.release import Releases
 from worker.repair import Repairs
+from worker.routing import Routing, condition
 from worker.settings import Settings
+from worker.signer import Signer
 from worker.sources import Credentials, Listener, Source
 from worker.sources.idle import IdleSession
 from worker.sources.idle_wire import Authorities
@@ -87,13 +93,40 @@ class Quay:
         self.kept = Kept(clock)
         self._outputs: dict[str, Output] = {}
         self._pipelines: dict[str, Pipeline] = {}
+        self._routings: dict[str, Routing] = {}
+        self._last_sequence = 0
 
     @cached_property
     def spool(self) -> Spool:
         """The spool in DATA_DIR."""
+        said = self.settings
         return FileSpool(
-            self.settings.data_dir / "spool", disk_free_min=self.settings.disk_free_min, clock=self.clock
+            said.data_dir / "spool",
+            disk_free_min=said.disk_free_min,
+            spool_max=said.spool_max,
+            keep=said.keep.total_seconds(),
+            clock=self.clock,
         )
+
+    @cached_property
+    def circuits(self) -> Circuits:
+        """Which outputs are known to be away."""
+        return Circuits(self.client, clock=self.clock, jitter=self.jitter)
+
+    def terms(self, mailbox: str) -> Terms:
+        """The terms on which what a mailbox owes is delivered; also those of outputs that are configured no more."""
+        found = self.settings.mailboxes.get(mailbox)
+        retry_for = {name: said.terms.retry_for for name, said in self.settings.outputs.items()}
+        return Terms(retry_for, found.fallback if found else None)
+
+    def routing(self, mailbox: str) -> Routing:
+        """Which outputs get a message of a mailbox, made once."""
+        if mailbox not in self._routings:
+            found = self.settings.mailboxes.get(mailbox)
+            whens = {name: said.terms.when for name, said in self.settings.outputs.items() if said.terms.when}
+            conditions = {name: condition(when) for name, when in whens.items()}
+            self._routings[mailbox] = Routing(conditions, found.fallback if found else None)
+        return self._routings[mailbox]
 
     @cached_property
     def hosts(self) -> Hosts:
@@ -144,14 +177,23 @@ class Quay:
         """A factor from 0.5 to 1.0, so that what failed together does not come back together."""
         return random.uniform(0.5, 1.0)  # noqa: S311  (no secret hangs on it)
 
-    def entra(self, mailbox: Mailbox) -> Entra:
+    def chance(self) -> float:
+        """A number from 0 to 1."""
+        return random.random()  # noqa: S311  (no secret hangs on it)
+
+    def sequence(self) -> int:
+        """The time in microseconds, or one more than what this gave before: no two batches of a process have the same."""
+        self._last_sequence = max(int(self.clock() * 1e6), self._last_sequence + 1)
+        return self._last_sequence
+
+    def entra(self, mailbox: Signer) -> Entra:
         """The identity provider of the mailbox's app registration."""
         # MSAL takes a sixth of a short pull's time to load, and a mailbox with a password needs none of it.
         from worker.tokens.entra import Entra
 
         return Entra(self.settings.registration(mailbox), clock=self.clock)
 
-    def keeper(self, mailbox: Mailbox) -> Keeper:
+    def keeper(self, mailbox: Signer) -> Keeper:
         """Where the mailbox's account gets its tokens, and what keeps them fresh."""
         entra = self.entra(mailbox)
         delegated = mailbox.auth == "delegated"
@@ -226,9 +268,18 @@ class Quay:
             except PluginError as error:
                 raise Misconfigured(f"output {name}: {error}") from error
             self._outputs[name] = output
+            if isinstance(output, SignsIn):
+                output.tokens = self._lent(name)
             # When this raises, `forget_output` closes what was half open.
             output.open()
         return self._outputs[name]
+
+    def _lent(self, output: str) -> Lent | None:
+        """The tokens of the account as which an output signs in; None when it does so without."""
+        signers = [signer for signer in self.settings.output_signers if signer.output == output]
+        if not signers:
+            return None
+        return Lent(partial(self.keeper, signers[0]), self.settings.account(signers[0]), signers[0].scopes)
 
     def forget_output(self, name: str) -> None:
         """Close an output that raised, so that its next use opens it anew."""

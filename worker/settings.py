@@ -7,9 +7,10 @@ right is for `mailquay check --connect` to find out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -23,9 +24,11 @@ from pipelines.registry import PluginError, load_output, load_stage, output_type
 from pipelines.stage import Stage, StageOptions
 from worker import env
 from worker.env import Entry, Section
-from worker.errors import ConfigurationError, Misconfigured, Problem, TokensUnreadable
+from worker.errors import ConfigurationError, Problem, TokensUnreadable
 from worker.mailbox import LocalFile, LocalPath, Mailbox, Text, lower
-from worker.registration import Entra, Google, Oidc, registration_for
+from worker.registration import Entra, Google, Oidc, registration_for, registration_problems
+from worker.signer import OutputSigner, Signer, output_signers
+from worker.terms import OutputTerms
 from worker.tokens import Registration
 
 __all__ = [
@@ -166,6 +169,17 @@ class General(Options):
         description="Pulling stops while the disk of DATA_DIR has less than this free; delivering goes on.",
         examples=["2GB"],
     )
+    spool_max: ByteSize | None = Field(
+        default=None,
+        ge=1,
+        description="Pulling stops while so much mail waits in the spool; delivering goes on. Unset: until DISK_FREE_MIN.",
+        examples=["20GB"],
+    )
+    keep: Duration = Field(
+        default=timedelta(0),
+        description="For so long a delivered batch is kept, so that `mailquay replay` can hand it over again.",
+        examples=["7d"],
+    )
     sweep_every: Duration = Field(
         default=timedelta(seconds=10),
         ge=timedelta(seconds=1),
@@ -233,11 +247,12 @@ class Alert(Options):
 
 @dataclass(frozen=True, slots=True)
 class OutputSettings:
-    """One configured output: its class is found by `type`, and `options` are checked."""
+    """One configured output: its class is found by `type`, and `options` and `terms` are checked."""
 
     name: str
     type: str
     options: OutputOptions
+    terms: OutputTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +275,22 @@ class Settings(General):
     outputs: Mapping[str, OutputSettings] = Field(default_factory=dict)
     stages: Mapping[str, StageSettings] = Field(default_factory=dict)
 
-    def registration(self, mailbox: Mailbox) -> Registration:
+    @cached_property
+    def output_signers(self) -> tuple[OutputSigner, ...]:
+        """The outputs that sign in with OAuth 2.0."""
+        options = {name: said.options for name, said in self.outputs.items()}
+        found = output_signers(
+            options, self.mailboxes.values(), cloud=self.entra.cloud, oidc=self.oidc.issuer is not None
+        )
+        return tuple(found)
+
+    @property
+    def signers(self) -> Iterable[Signer]:
+        """The mailboxes, and the outputs that sign in with OAuth 2.0."""
+        yield from self.mailboxes.values()
+        yield from self.output_signers
+
+    def registration(self, mailbox: Signer) -> Registration:
         """Say which application signs in for `mailbox`, where, and with what.
 
         Raises:
@@ -268,7 +298,7 @@ class Settings(General):
         """
         return registration_for(mailbox, entra=self.entra, google=self.google, oidc=self.oidc)
 
-    def account(self, mailbox: Mailbox) -> str:
+    def account(self, mailbox: Signer) -> str:
         """The name under which the tokens of `mailbox` are kept: a person's, or the application's own."""
         if mailbox.auth != "app":
             return mailbox.account
@@ -277,10 +307,10 @@ class Settings(General):
         where = said.authority.rpartition("/")[2] if said.name == "entra" else said.authority
         return f"app:{said.client_id}@{where}"
 
-    def accounts(self) -> dict[str, list[Mailbox]]:
-        """Everybody who signs in with OAuth, without regard to case, with the mailboxes."""
-        found: dict[str, list[Mailbox]] = {}
-        for mailbox in self.mailboxes.values():
+    def accounts(self) -> dict[str, list[Signer]]:
+        """Everybody who signs in with OAuth, without regard to case, with the mailboxes and then the outputs."""
+        found: dict[str, list[Signer]] = {}
+        for mailbox in self.signers:
             if mailbox.auth != "password":
                 found.setdefault(self.account(mailbox).casefold(), []).append(mailbox)
         return found
@@ -300,11 +330,16 @@ def load(environ: Mapping[str, str], *, cwd: Path) -> Settings:
     oidc = checks.section_model("OIDC__", Oidc)
     alert = checks.section_model("ALERT__", Alert)
     checks.context |= {"cloud": entra.cloud if entra else "public", "oidc": bool(oidc and oidc.issuer)}
-    outputs = checks.plugins("OUTPUT", OutputSettings, load=load_output, types=output_types())
+    outputs = checks.plugins(
+        "OUTPUT", OutputSettings, load=load_output, types=output_types(), terms=OutputTerms
+    )
     stages = checks.plugins("STAGE", StageSettings, load=load_stage, types=stage_types())
     mailboxes = checks.mailboxes(checks.said(checks.section("MAILBOX_DEFAULTS__"), MAILBOX_FIELDS))
     if entra and google and oidc:
-        checks.problems += _registration_problems(mailboxes, entra=entra, google=google, oidc=oidc)
+        signing = {name: said.options for name, said in outputs.items()}
+        there = output_signers(signing, mailboxes.values(), cloud=entra.cloud, oidc=oidc.issuer is not None)
+        signers: list[Signer] = [*mailboxes.values(), *there]
+        checks.problems += registration_problems(signers, entra=entra, google=google, oidc=oidc)
     if checks.problems or general is None or entra is None or google is None or oidc is None or alert is None:
         raise ConfigurationError(tuple(dict.fromkeys(checks.problems)))
     return Settings(
@@ -317,39 +352,6 @@ def load(environ: Mapping[str, str], *, cwd: Path) -> Settings:
         outputs=outputs,
         stages=stages,
     )
-
-
-def _registration_problems(mailboxes: Mapping[str, Mailbox], **sections: Any) -> Iterator[Problem]:
-    """Mailboxes for which no application can sign in, and accounts that would have to sign in twice."""
-    seen: dict[str, tuple[str, Registration]] = {}
-    proven: dict[tuple[str, str], tuple[str, Registration]] = {}
-    for name, mailbox in mailboxes.items():
-        if mailbox.auth == "password":
-            continue
-        variable = f"MAILBOX__{name.upper()}__CLIENT_ID"
-        try:
-            registration = registration_for(mailbox, **sections)
-        except Misconfigured as error:
-            yield Problem(variable, error.sentence)
-            continue
-        other, theirs = proven.setdefault(
-            (registration.client_id, registration.authority), (name, registration)
-        )
-        if theirs.credential != registration.credential:
-            # A wrong one would be tried with the right one's account, and stop the mailboxes of both.
-            yield Problem(
-                f"MAILBOX__{name.upper()}__CLIENT_SECRET",
-                f"is not what the mailbox {other} proves the same application with; let both use one",
-            )
-        if mailbox.auth == "app":
-            continue
-        other, theirs = seen.setdefault(mailbox.account.casefold(), (name, registration))
-        if (theirs.client_id, theirs.authority) != (registration.client_id, registration.authority):
-            # Tokens are kept per account: the two would take turns in throwing each other's sign-in away.
-            yield Problem(
-                variable,
-                f"signs its account in under another app registration than the mailbox {other} does; let both use one",
-            )
 
 
 class _Checks:
@@ -414,12 +416,13 @@ class _Checks:
     def plugins(
         self,
         kind: str,
-        make: Callable[[str, str, Any], T],
+        make: Callable[..., T],
         *,
         load: Callable[[str], type[Output | Stage]],
         types: Collection[str],
+        **beside: type[Options],
     ) -> dict[str, T]:
-        """The outputs or the stages, each with the options that its own class declares."""
+        """The outputs or the stages, each with the options that its own class declares, and models that go `beside` them."""
         found: dict[str, T] = {}
         sections = self.named(kind)
         self.context[f"{kind.lower()}s"] = sections.keys()
@@ -435,11 +438,19 @@ class _Checks:
             except PluginError as error:
                 self.problems.append(chosen.problem(str(error)))
                 continue
-            said = self.said(section, ["type", *model.model_fields])
-            del said["type"]
-            options = self.model(model, said, prefix=section.prefix)
-            if options is not None:
-                found[name] = make(name, chosen.value, options)
+            models = {"options": model, **beside}
+            fields = [field for one in models.values() for field in one.model_fields]
+            said = self.said(section, ["type", *fields])
+            made = {
+                kind: self.model(
+                    one,
+                    {field: entry for field, entry in said.items() if field in one.model_fields},
+                    prefix=section.prefix,
+                )
+                for kind, one in models.items()
+            }
+            if None not in made.values():
+                found[name] = make(name, chosen.value, **made)
         return found
 
     def mailboxes(self, shared: Mapping[str, Entry]) -> dict[str, Mailbox]:

@@ -17,6 +17,7 @@ from worker.errors import Misconfigured, Unreachable
 from worker.folders import choose
 from worker.login import logged_in
 from worker.mailbox import Mailbox
+from worker.parking import waiting_batches
 from worker.quay import Quay
 from worker.release import Release
 from worker.sources import Opened, Ref, Refused, Source
@@ -127,7 +128,7 @@ def _due(errand: Errand, opened: Opened) -> list[Release]:
 
 def _owes(errand: Errand) -> bool:
     """Whether anything of the mailbox waits in the spool, for an output or for a person."""
-    tickets = [*errand.quay.spool.tickets(), *(ticket for ticket, _ in errand.quay.spool.failed())]
+    tickets = [*waiting_batches(errand.quay), *(ticket for ticket, _ in errand.quay.spool.failed())]
     return any(ticket.mailbox == errand.mailbox.name for ticket in tickets)
 
 

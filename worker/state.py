@@ -117,6 +117,16 @@ def host_key(what: str, host: str) -> str:
     return f"{PREFIX}host:{{{host}}}:{what}"
 
 
+def circuit_key(output: str) -> str:
+    """Hash while the circuit of an output is open: `since`, `probe_at` (Unix milliseconds), `probes`, `reason`."""
+    return f"{PREFIX}circuit:{{{output}}}"
+
+
+def failing_key(output: str) -> str:
+    """Set with a time to live: the batches that an output took nothing of, one after the other."""
+    return f"{PREFIX}failing:{{{output}}}"
+
+
 def token_key(account: str) -> str:
     """Hash: what is stored for an account.
 

@@ -1,7 +1,8 @@
 """The safety net: whatever was lost between Redis, beat and a worker that died is found again here.
 
-It walks the spool for batches that are due, and the timetable for bells that nobody answered, and rings again; it
-removes what dead processes left unfinished. It delivers nothing itself and may run as often as anybody likes.
+It walks the spool for batches that are due, and the timetable for bells that nobody answered, and rings again; it lets
+out what was parked for an output that is back or is to be probed; it removes what dead processes left unfinished and what
+was kept for long enough. It delivers nothing itself and may run as often as anybody likes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from worker.parking import let_out
 from worker.quay import Quay
 from worker.spool import Ticket
 from worker.timetable import ALERT, KEEP_ALIVE, SWEEP
@@ -37,6 +39,7 @@ def sweep(quay: Quay, *, ring: Callable[[Ticket], None], ring_pull: Callable[[st
     """Ring again for what is due and forgotten, and clean up."""
     now = quay.clock()
     cleaned = quay.spool.clean()
+    let_out(quay, most=_AT_ONCE)
     waiting = quay.spool.tickets()
     due = [ticket for ticket in waiting if ticket.due <= now][:_AT_ONCE]
     for ticket in due:

@@ -52,8 +52,9 @@ def deliver(ticket: str) -> None:
     found = Ticket.parse(ticket)
     with _ending_in_a_line("deliver", found.mailbox if found else ""):
         here = quay()
-        if found:
-            deliver_batch(here, found)
+        delivered = deliver_batch(here, found) if found else None
+        if delivered and delivered.next:
+            ring_deliver(delivered.next)
         health.sign_of_life(here, "deliverer")
 
 

@@ -1,12 +1,4 @@
-"""Keeps or drops messages by an expression over their JSON, in CEL, the Common Expression Language.
-
-CEL because it always ends and because it is checked before the first message: the types of the fields are declared, so
-a field that does not exist or a text compared with a number is an error of the configuration. Its `matches` is RE2,
-linear in the text whatever the pattern, and an evaluation has a budget. The library is cel-expr-python (Apache-2.0, by
-the makers of CEL, wheels for Python 3.11 to 3.14 without dependencies). Weighed against it: jmespath has no regular
-expressions and writes every literal in backticks; rule-engine matches with Python's backtracking `re`; cel-python is
-slower, untyped and brings four libraries; common-expression-language checks no types and brings a command line;
-simpleeval and asteval run Python's own syntax and have a history of ways out.
+"""Keeps or drops messages by an expression over their JSON, in CEL (see `pipelines.expression`).
 
 An expression that has no answer for a message, such as a look at a finding that is not there, drops nothing: the message
 is kept, and the finding `{"unanswered": reason}` says why. What passes otherwise passes unchanged. Who drops mail on
@@ -15,30 +7,14 @@ purpose is counted and logged by whoever runs the stages.
 
 from __future__ import annotations
 
-import re
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import orjson
-from cel_expr_python import cel
-from cel_expr_python.ext import ext_optional, ext_strings
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from pipelines.charset import clean
+from pipelines.expression import Expression
 from pipelines.message import Message
-from pipelines.options import Names
 from pipelines.stage import Stage, StageOptions
-
-TEXTS = ("id", "mailbox", "digest", "receivedAt", "subject", "sentAt", "preview")
-TEXT_LISTS = ("messageId", "inReplyTo", "references")
-ADDRESS_LISTS = ("sender", "from", "to", "cc", "bcc", "replyTo")
-OBJECTS = ("source", "findings", "keywords", "bodyStructure", "bodyValues")
-PART_LISTS = ("textBody", "htmlBody", "attachments")
-
-_LONGEST_EXPRESSION = 10_000
-_PLACE = re.compile(r"<input>:\d+:(\d+): ([^\n]*)")
-# The pattern of a `matches`, where it is written out.
-_PATTERN = re.compile(r"""\bmatches\s*\([^"'()]*?(r?"(?:[^"\\]|\\.)*+"|r?'(?:[^'\\]|\\.)*+')""")
 
 
 class FilterOptions(StageOptions):
@@ -55,17 +31,12 @@ class FilterOptions(StageOptions):
         description="Messages for which this expression is true are dropped, others are kept.",
         examples=["has(findings.robots) && findings.robots.automatic"],
     )
-    headers: Names = Field(
-        default=(),
-        description='Header fields that the expression sees as headers["X-Spam-Flag"]; one that is not there is empty.',
-        examples=["X-Spam-Flag,List-Id"],
-    )
 
     @field_validator("keep", "drop")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
         if value is not None:
-            _check(value)
+            Expression(value)
         return value
 
     @field_validator("drop")
@@ -87,94 +58,11 @@ class FilterStage(Stage):
     def __init__(self, name: str, options: FilterOptions) -> None:
         """Compile the expression, which the options have checked."""
         super().__init__(name, options)
-        self._expression = _compile(options.keep or options.drop or "true")
+        self._expression = Expression(options.keep or options.drop or "true")
 
     def apply(self, message: Message) -> Message | None:
         """Return the message, or None when the expression says that it is to be dropped."""
-        try:
-            found = self._expression.eval(data=_view(message, self.options.headers)).value()
-        except RuntimeError as error:
-            # A budget was exceeded: lists of ten thousand addresses are walked through, and nothing that is far beyond.
-            found = str(error)
-        if not isinstance(found, bool):
-            reason = found if isinstance(found, str) else "it is neither true nor false"
-            return message.with_findings(self.name, {"unanswered": clean(reason[:200])})
+        found = self._expression.holds(message)
+        if isinstance(found, str):
+            return message.with_findings(self.name, {"unanswered": found})
         return message if found == (self.options.keep is not None) else None
-
-
-def _view(message: Message, headers: tuple[str, ...]) -> dict[str, Any]:
-    """Return the JSON with empty texts and lists in the place of nulls, so that each field is of one type."""
-    view: dict[str, Any] = orjson.loads(message.to_json())
-    view |= {name: view[name] or "" for name in TEXTS}
-    view |= {name: view[name] or [] for name in TEXT_LISTS}
-    for name in (*ADDRESS_LISTS, *PART_LISTS):
-        view[name] = [
-            {key: "" if value is None else value for key, value in item.items()} for item in view[name] or ()
-        ]
-    view["headers"] = {name: clean(message.header(name) or "") for name in headers}
-    return view
-
-
-def _compile(expression: str) -> Any:
-    """Compile an expression against the types of a message's fields.
-
-    Raises:
-        RuntimeError: it does not compile.
-    """
-    type_ = cel.Type
-    anything = type_.Map(type_.STRING, type_.DYN)
-    variables = {
-        "version": type_.INT,
-        "size": type_.INT,
-        "hasAttachment": type_.BOOL,
-        "headers": type_.Map(type_.STRING, type_.STRING),
-        **dict.fromkeys(TEXTS, type_.STRING),
-        **dict.fromkeys(TEXT_LISTS, type_.List(type_.STRING)),
-        **dict.fromkeys(ADDRESS_LISTS, type_.List(type_.Map(type_.STRING, type_.STRING))),
-        **dict.fromkeys(OBJECTS, anything),
-        **dict.fromkeys(("defects", *PART_LISTS), type_.List(anything)),
-    }
-    extensions = [ext_strings.ExtStrings(), ext_optional.ExtOptional()]
-    return cel.NewEnv(variables=variables, extensions=extensions).compile(expression)
-
-
-def _check(expression: str) -> None:
-    """Find out whether an expression can be used; the sentence quotes nothing of it but names of CEL's own.
-
-    Raises:
-        PydanticCustomError: it does not compile, gives no truth value, or holds a pattern that RE2 does not take.
-    """
-    if len(expression) > _LONGEST_EXPRESSION:
-        raise PydanticCustomError("expression", f"must have at most {_LONGEST_EXPRESSION} characters")
-    try:
-        compiled = _compile(expression)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise PydanticCustomError("expression", "{why}", {"why": _why(str(error))}) from None
-    if compiled.return_type() not in (cel.Type.BOOL, cel.Type.DYN):
-        raise PydanticCustomError(
-            "expression", "must be true or false, and is a value of another kind; compare it with something"
-        )
-    for number, pattern in enumerate(_PATTERN.findall(expression), 1):
-        try:
-            tried = _compile(f'"".matches({pattern})').eval(data={}).value()
-        except RuntimeError:
-            continue
-        if not isinstance(tried, bool):
-            raise PydanticCustomError(
-                "expression", f"pattern {number} in it is no regular expression that RE2 knows"
-            )
-
-
-def _why(error: str) -> str:
-    """Say in words where and why an expression does not compile."""
-    place = _PLACE.search(error)
-    if place is None:
-        return "is no expression in CEL: it is nested too deeply or holds characters that are no text"
-    column, kind = place[1], place[2]
-    if kind.startswith("undeclared reference"):
-        what = "there is no such field or function; the fields are those of the JSON, such as subject or from"
-    elif kind.startswith("found no matching overload"):
-        what = kind.removesuffix(" (in container '')")
-    else:
-        what = "the syntax is wrong"
-    return f"is no expression in CEL, at character {column}: {what}"

@@ -9,7 +9,7 @@ import time
 import orjson
 import pytest
 
-import worker.deliver
+import worker.prepare
 from tests.bed.dovecot import Dovecot
 from tests.bed.errands import deliver_due, flow, pulled
 from tests.bed.forks import Forks
@@ -79,7 +79,7 @@ def test_a_parser_that_fails_sets_that_message_aside(
     """Its raw bytes wait in `failed`; the others are delivered, and it follows when the parser was mended."""
     on_marked_mail(installation, dovecot)
     quay = installation.quay()
-    parse = worker.deliver.parse
+    parse = worker.prepare.parse
 
     def fail(raw: memoryview, **named: object) -> object:
         if MARK in bytes(raw):
@@ -87,7 +87,7 @@ def test_a_parser_that_fails_sets_that_message_aside(
         return parse(raw, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as broken:
-        broken.setattr(worker.deliver, "parse", fail)
+        broken.setattr(worker.prepare, "parse", fail)
         flow(quay, "box")
 
     assert subjects(installation) == ["Crate 0", "Crate 1", "Crate 3", "Crate 4"]
@@ -125,7 +125,7 @@ def test_a_stage_that_fails_holds_up_its_message_alone(
     deliver_due(quay)
     reasons = {reason for _, reason in quay.spool.failed()}
     assert len(reasons) == 2
-    assert all("not accepted in 3 days" in reason for reason in reasons)
+    assert all("not accepted in 3d" in reason for reason in reasons)
     del installation.environ["STAGE__PICKY__TYPE"], installation.environ["MAILBOX__BOX__STAGES"]
     mended = installation.quay()
     for ticket, _ in mended.spool.failed():

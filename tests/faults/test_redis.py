@@ -104,15 +104,15 @@ def test_redis_goes_away_in_the_middle_of_a_delivery(
     quay = installation.quay()
     quay.lease_seconds = 0.5
     pulled_until_first_bell(quay, lambda: None)
-    receipts = worker.deliver._receipts
+    ask = worker.deliver.ask
 
     def then_away(*arguments: object) -> object:
-        answers = receipts(*arguments)  # type: ignore[arg-type]
+        answers = ask(*arguments)  # type: ignore[arg-type]
         valkey.stop()
         return answers
 
     with pytest.MonkeyPatch.context() as fault:
-        fault.setattr(worker.deliver, "_receipts", then_away)
+        fault.setattr(worker.deliver, "ask", then_away)
         deliver_due(quay)
 
     (event,) = of(events, "deliver.finished")

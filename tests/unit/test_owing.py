@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.output import Accepted, Receipt, Refused, Retry
-from worker.owing import RETRY_FOR_SECONDS, Owing, Receipts, outputs_due, owing
-from worker.spool import Batch, Entry, OutputState
+from worker.owing import RETRY_FOR, Owing, Receipts, Terms, outputs_due, owing
+from worker.spool import Batch, Entry, Event, OutputState
 
 NOW = 1_800_000_000.0
 OUTPUTS = ("archive", "crm", "tickets")
@@ -19,8 +19,23 @@ def batch(*entries: Entry, **outputs: OutputState) -> Batch:
     return Batch("b", "support", "INBOX", 1, entries=entries, outputs=outputs)
 
 
-def after(found: Batch, receipts: Receipts, now: float = NOW) -> Owing:
-    return owing(found, receipts, now=now, jitter=lambda: 1.0)
+RETRY_FOR_SECONDS = RETRY_FOR.total_seconds()
+
+
+def after(
+    found: Batch, receipts: Receipts, now: float = NOW, *, chance: float = 1.0, terms: Terms | None = None
+) -> Owing:
+    return owing(found, receipts, now=now, chance=lambda: chance, terms=terms or Terms())
+
+
+def again(follows: Owing) -> tuple[Entry, ...]:
+    """The messages that still owe something."""
+    return follows.batch.owing
+
+
+def due(follows: Owing) -> int:
+    """When the batch is due again."""
+    return min(state.due for state in follows.batch.outputs.values())
 
 
 receipts_of_any_kind = st.dictionaries(
@@ -44,24 +59,24 @@ def test_every_debt_is_paid_still_owed_or_failed(
     debts = {(entry.id, output) for entry in found.entries for output in entry.owed}
     paid = {debt for debt in debts if isinstance(receipts.get(debt), Accepted)}
     failed = [(failure.entry.id, failure.output) for failure in follows.failures]
-    still = [(entry.id, output) for entry in follows.again for output in entry.owed]
+    still = [(entry.id, output) for entry in again(follows) for output in entry.owed]
     assert sorted([*paid, *failed, *still]) == sorted(debts)
     assert follows.accepted == len(paid)
-    assert {entry.id for entry in follows.done} == {
-        entry.id for entry in found.entries if all((entry.id, output) in paid for output in entry.owed)
-    }
+    assert [(entry.id, output) for entry in follows.batch.entries for output in entry.accepted] == [
+        debt for entry in found.entries for output in entry.owed if (debt := (entry.id, output)) in paid
+    ]
 
 
 def test_an_output_that_is_down_is_asked_ever_more_rarely_up_to_ten_minutes() -> None:
-    """From a second, doubled each time; the batch is due when the first of its outputs is."""
+    """From two seconds, doubled each time; the batch is due when the first of its outputs is."""
     waits = []
     state = OutputState()
     for _ in range(40):
         follows = after(batch(Entry("a", owed=("crm",)), crm=state), {("a", "crm"): Retry("refused")})
-        state = follows.outputs["crm"]
-        waits.append(follows.due - NOW)
+        state = follows.states["crm"]
+        waits.append(due(follows) - NOW)
 
-    assert waits[:5] == [2, 3, 5, 9, 17]
+    assert waits[:5] == [3, 5, 9, 17, 33]
     assert waits[-1] == 601
     assert (state.attempts, state.reason) == (40, "refused")
 
@@ -72,7 +87,7 @@ def test_a_time_that_the_output_asked_for_is_kept() -> None:
 
     follows = after(batch(Entry("a", owed=("crm",))), {("a", "crm"): Retry("throttled", not_before=later)})
 
-    assert follows.due == NOW + 3601
+    assert due(follows) == NOW + 3601
 
 
 def test_an_output_that_is_not_due_is_not_asked_and_keeps_its_time() -> None:
@@ -83,12 +98,12 @@ def test_an_output_that_is_not_due_is_not_asked_and_keeps_its_time() -> None:
     assert outputs_due(found, NOW) == ["archive"]
     follows = after(found, {("a", "archive"): Accepted()})
 
-    assert follows.again == (Entry("a", owed=("crm",)),)
-    assert follows.outputs == {"crm": down}
-    assert follows.due == down.due
+    assert again(follows) == (Entry("a", owed=("crm",), accepted=("archive",)),)
+    assert follows.batch.outputs == {"crm": down}
+    assert due(follows) == down.due
     sooner = after(found, {("a", "archive"): Retry("busy")})
-    assert sooner.outputs["crm"] == down
-    assert sooner.due == sooner.outputs["archive"].due < down.due
+    assert sooner.states["crm"] == down
+    assert due(sooner) == sooner.states["archive"].due < down.due
 
 
 def test_what_is_not_accepted_in_three_days_waits_for_a_person() -> None:
@@ -102,9 +117,9 @@ def test_what_is_not_accepted_in_three_days_waits_for_a_person() -> None:
 
     assert in_time.failures == ()
     assert [(failure.output, failure.reason) for failure in too_late.failures] == [
-        ("crm", "not accepted in 3 days: the server answered 503")
+        ("crm", "not accepted in 3d: the server answered 503")
     ]
-    assert too_late.again == ()
+    assert again(too_late) == ()
 
 
 def test_a_refused_message_does_not_hold_up_its_neighbours() -> None:
@@ -119,6 +134,68 @@ def test_a_refused_message_does_not_hold_up_its_neighbours() -> None:
 
     follows = after(found, receipts)
 
-    assert [entry.id for entry in follows.done] == ["b"]
-    assert [(entry.id, entry.owed) for entry in follows.again] == [("a", ("archive",))]
+    assert [(entry.id, entry.owed) for entry in again(follows)] == [("a", ("archive",))]
     assert [failure.entry.id for failure in follows.failures] == ["a"]
+
+
+def test_what_failed_together_does_not_come_back_together() -> None:
+    """Full jitter: the wait is anything from nothing to all of it."""
+    state = OutputState(attempts=7, since=int(NOW))
+    found = batch(Entry("a", owed=("crm",)), crm=state)
+
+    waits = [due(after(found, {("a", "crm"): Retry("x")}, chance=chance)) - NOW for chance in (0.0, 0.5, 1.0)]
+
+    assert waits == [1, 129, 257]
+
+
+def test_each_output_has_a_time_of_its_own() -> None:
+    """RETRY_FOR of one output gives a message up that the other one still waits for."""
+    states = {name: OutputState(attempts=3, since=int(NOW) - 100) for name in ("archive", "crm")}
+    found = batch(Entry("a", owed=("archive", "crm")), **states)
+    receipts = {("a", name): Retry("busy") for name in ("archive", "crm")}
+
+    follows = after(found, receipts, terms=Terms({"crm": timedelta(seconds=90)}))
+
+    assert [(failure.output, failure.reason) for failure in follows.failures] == [
+        ("crm", "not accepted in 90s: busy")
+    ]
+    assert again(follows) == (Entry("a", owed=("archive",)),)
+
+
+def test_what_an_output_refuses_is_owed_to_the_fallback_instead() -> None:
+    """FALLBACK gets it at once; only what it refuses itself waits for a person."""
+    terms = Terms(fallback="rest")
+    found = batch(Entry("a", owed=("archive", "crm")))
+
+    follows = after(found, {("a", "archive"): Accepted(), ("a", "crm"): Refused("too large")}, terms=terms)
+
+    assert follows.failures == ()
+    assert again(follows) == (Entry("a", owed=("rest",), accepted=("archive",)),)
+    assert due(follows) == 0
+    refused = after(follows.batch, {("a", "rest"): Refused("full")}, terms=terms)
+    assert [failure.output for failure in refused.failures] == ["rest"]
+    assert again(refused) == ()
+
+
+def test_a_fallback_that_has_the_message_already_gets_it_once() -> None:
+    """It may be one of the outputs of the mailbox itself."""
+    terms = Terms(fallback="archive")
+    found = batch(Entry("a", owed=("archive", "crm")))
+
+    follows = after(found, {("a", "archive"): Accepted(), ("a", "crm"): Refused("too large")}, terms=terms)
+
+    assert (follows.failures, again(follows)) == ((), ())
+
+
+def test_the_history_says_what_happened_and_stays_short() -> None:
+    """A hundred equal answers are one event with a number; different ones are kept up to fifty."""
+    found = batch(Entry("a", owed=("crm",)), Entry("b", owed=("crm",)))
+    for number in range(100):
+        found = after(found, {("a", "crm"): Retry("busy"), ("b", "crm"): Retry("busy")}, NOW + number).batch
+
+    assert found.history == (Event("crm", "retry", 2, int(NOW), int(NOW) + 99, 100, "busy"),)
+    for number in range(100):
+        found = after(found, {("a", "crm"): Retry(f"busy {number}")}, NOW + number).batch
+    assert len(found.history) == 50
+    found = after(found, {("a", "crm"): Accepted()}).batch
+    assert (found.history[-1].what, found.history[-1].messages) == ("accepted", 1)

@@ -57,7 +57,7 @@ def spool(tmp_path: Path) -> FileSpool:
 
 @pytest.fixture(params=["file", "memory"])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Spool:
-    return MemorySpool() if request.param == "memory" else FileSpool(tmp_path / "spool", clock=lambda: NOW)
+    return MemorySpool(clock=lambda: NOW) if request.param == "memory" else FileSpool(tmp_path / "spool", clock=lambda: NOW)
 
 
 def test_a_batch_comes_back_as_it_was_put(either: Spool) -> None:
@@ -141,10 +141,14 @@ def test_failed_batches_wait_with_their_reason_and_can_be_retried_or_dropped(eit
     assert either.failed() == [(ticket, "refused: too large") for ticket in begun]
     assert begun[0]
     assert begun[1]
-    either.retry(begun[0])
+    waiting = either.retry(begun[0])
     either.drop(begun[1])
     assert either.failed() == []
-    assert either.tickets() == [replace(begun[0], attempts=0, due=0)]
+    # Its time begins anew, and its turn.
+    assert waiting == replace(begun[0], attempts=0, due=0, sequence=int(NOW * 1e6))
+    assert either.tickets() == [waiting]
+    with either.open(waiting) as opened:
+        assert (opened.batch.created, opened.batch.outputs) == (int(NOW), {})
     assert contents(either, either.tickets()[0]) == {"x": RAW[0]}
 
 

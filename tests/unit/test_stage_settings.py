@@ -46,7 +46,6 @@ def test_each_mailbox_has_its_own_stages_in_its_own_order(tmp_path: Path) -> Non
             "STAGE__NO_ROBOTS__DROP": "findings.robots.automatic",
             "STAGE__INVOICES__TYPE": "filter",
             "STAGE__INVOICES__KEEP": 'subject.matches("(?i)invoice")',
-            "STAGE__INVOICES__HEADERS": "List-Id, X-Spam-Flag",
             "STAGE__ROBOTS__TYPE": "automatic",
             "STAGE__ONCE__TYPE": "dedupe",
             "STAGE__ONCE__PATH": "seen.sqlite",
@@ -62,7 +61,7 @@ def test_each_mailbox_has_its_own_stages_in_its_own_order(tmp_path: Path) -> Non
     assert [stage.name for stage in quay.pipeline("sales").stages] == ["once", "invoices"]
     invoices, once = found.stages["invoices"].options, found.stages["once"].options
     assert isinstance(invoices, FilterOptions)
-    assert invoices.headers == ("List-Id", "X-Spam-Flag")
+    assert invoices.keep == 'subject.matches("(?i)invoice")'
     assert isinstance(once, DedupeOptions)
     assert once.window.total_seconds() == 36 * 3600
     quay.close()

@@ -17,6 +17,7 @@ from worker.accounts import ENDING, NEVER, OK, Access, AccountStanding, Credenti
 from worker.cli.session import session
 from worker.errors import HostBusy
 from worker.mailbox import Mailbox
+from worker.parking import waiting_batches
 from worker.quay import Quay
 from worker.standing import Standing
 from worker.timetable import pull_entry
@@ -43,7 +44,7 @@ class Line:
 def lines(quay: Quay) -> list[Line]:
     """How every configured mailbox stands."""
     waiting: Counter[str] = Counter()
-    for ticket in quay.spool.tickets():
+    for ticket in waiting_batches(quay):
         waiting[ticket.mailbox] += ticket.messages
     failed: Counter[str] = Counter()
     for ticket, _ in quay.spool.failed():

@@ -9,9 +9,9 @@ found again. A spool promises nothing about order. Callers import only this modu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -24,9 +24,10 @@ from worker.errors import MailquayError
 class Ticket:
     """What the name of a batch tells: enough to decide, for a hundred thousand batches, which one to open.
 
-    `due` is in Unix seconds. `generation` rises each time a batch is spooled again with what it still owes; of two
+    `messages` and `octets` are those that still owe something. `due` is in Unix seconds, or, of a batch that is parked
+    or kept, when that happened. `generation` rises each time a batch is spooled again with what it still owes; of two
     generations only the higher one counts. `attempts` are those begun and not ended: a process that dies with the
-    batch in hand leaves its attempt here.
+    batch in hand leaves its attempt here. `sequence` is that of the batch.
     """
 
     batch: str
@@ -35,29 +36,39 @@ class Ticket:
     due: int = 0
     generation: int = 0
     attempts: int = 0
+    octets: int = 0
+    sequence: int = 0
 
     def __str__(self) -> str:
         """The file name of the batch: fields joined by dots, the due time first so that names sort by it."""
-        return f"{self.due:011d}.{self.mailbox}.{self.batch}.g{self.generation}.a{self.attempts}.m{self.messages}.zip"
+        return (
+            f"{self.due:011d}.{self.mailbox}.{self.batch}.g{self.generation}.a{self.attempts}"
+            f".m{self.messages}.o{self.octets}.s{self.sequence}.zip"
+        )
 
     @classmethod
     def parse(cls, name: str) -> Ticket | None:
         """The ticket that a file name spells, or None for a file that is not ours."""
         if not (found := _TICKET.fullmatch(name)):
             return None
-        due, mailbox, batch, generation, attempts, messages = found.groups()
-        return cls(batch, mailbox, int(messages), int(due), int(generation), int(attempts))
+        due, mailbox, batch, *numbers = found.groups()
+        generation, attempts, messages, octets, sequence = map(int, numbers)
+        return cls(batch, mailbox, messages, int(due), generation, attempts, octets, sequence)
 
 
 Chunk = bytes | bytearray | memoryview
 """A piece of a raw message."""
 
-_TICKET = re.compile(r"(\d{11})\.([a-z0-9_-]+)\.([0-9a-f]{32})\.g(\d+)\.a(\d+)\.m(\d+)\.zip")
+_TICKET = re.compile(r"(\d{11})\.([a-z0-9_-]+)\.([0-9a-f]{32})\.g(\d+)\.a(\d+)\.m(\d+)\.o(\d+)\.s(\d+)\.zip")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One message of a batch. `received` is ISO 8601; `sha256` and `size` are of the raw bytes in `member`."""
+    """One message of a batch. `received` is ISO 8601; `sha256` and `size` are of the raw bytes in `member`.
+
+    `owed` are the outputs that have not answered for good; without any the message is done. `accepted` are those that did
+    accept it.
+    """
 
     id: str
     member: str = ""
@@ -68,6 +79,7 @@ class Entry:
     size: int = 0
     sha256: str = ""
     owed: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +93,25 @@ class OutputState:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """What happened to `messages` of a batch at one output, `times` in a row, from `first` to `last` (Unix seconds)."""
+
+    output: str
+    what: str
+    messages: int
+    first: int
+    last: int
+    times: int = 1
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Everything known of a batch but the raw messages: the content of its `batch.json`."""
+    """Everything known of a batch but the raw messages: the content of its `batch.json`.
+
+    `created` is in Unix seconds. `sequence` is in microseconds: of two batches of a mailbox, that with the lower one was
+    pulled first.
+    """
 
     id: str
     mailbox: str
@@ -92,15 +121,21 @@ class Batch:
     generation: int = 0
     entries: tuple[Entry, ...] = ()
     outputs: Mapping[str, OutputState] = field(default_factory=dict)
-    history: tuple[str, ...] = ()
+    history: tuple[Event, ...] = ()
+    sequence: int = 0
+
+    @property
+    def owing(self) -> tuple[Entry, ...]:
+        """The messages that still owe something."""
+        return tuple(entry for entry in self.entries if entry.owed)
 
     def ticket(self, *, due: int = 0) -> Ticket:
         """The ticket under which this batch is spooled."""
-        return Ticket(self.id, self.mailbox, len(self.entries), due, self.generation)
-
-    def again(self, entries: Sequence[Entry], **changes: Any) -> Batch:
-        """The next generation of this batch, with just these entries."""
-        return replace(self, generation=self.generation + 1, entries=tuple(entries), **changes)
+        owing = self.owing
+        octets = sum(entry.size for entry in owing)
+        return Ticket(
+            self.id, self.mailbox, len(owing), due, self.generation, octets=octets, sequence=self.sequence
+        )
 
     def dumps(self) -> bytes:
         """The batch as JSON."""
@@ -120,11 +155,11 @@ class Batch:
             )
         fields = document["batch"]
         fields["entries"] = tuple(
-            Entry(**{**entry, "flags": tuple(entry["flags"]), "owed": tuple(entry["owed"])})
+            Entry(**entry | {name: tuple(entry[name]) for name in ("flags", "owed", "accepted")})
             for entry in fields["entries"]
         )
         fields["outputs"] = {name: OutputState(**found) for name, found in fields["outputs"].items()}
-        fields["history"] = tuple(fields["history"])
+        fields["history"] = tuple(Event(**event) for event in fields["history"])
         return cls(**fields)
 
 
@@ -194,27 +229,65 @@ class Spool(Protocol):
         ...
 
     def tickets(self) -> list[Ticket]:
-        """Every batch that waits, soonest due first; of several generations of a batch only the newest."""
+        """Every batch that waits and is not parked, soonest due first; of several generations only the newest."""
         ...
 
     def begin(self, ticket: Ticket) -> Ticket | None:
         """Count an attempt before anything is tried; None when another process was faster or the batch is gone."""
         ...
 
-    def postpone(self, ticket: Ticket, due: int) -> None:
-        """Take back a counted attempt that was not the batch's fault, and make it due at `due`."""
+    def postpone(self, ticket: Ticket, due: int) -> Ticket | None:
+        """Take back a counted attempt that was not the batch's fault, and make it due at `due`; None when it is gone."""
         ...
 
-    def open(self, ticket: Ticket) -> AbstractContextManager[OpenBatch]:
-        """Read a batch.
+    def open(self, ticket: Ticket, *, parked: str = "") -> AbstractContextManager[OpenBatch]:
+        """Read a batch, which may be `parked` for an output.
 
         Raises:
             BatchDamaged: on entering, when it cannot be read; it should then be moved to `failed`.
         """
         ...
 
+    def again(self, ticket: Ticket, opened: OpenBatch, batch: Batch, *, due: int) -> Ticket | None:
+        """Replace what is known of an open batch by `batch`, its next generation, durably; the messages stay.
+
+        None when another process has taken the batch over: what that one finds out counts.
+
+        Raises:
+            SpoolFull: there is no room; the batch is as it was.
+        """
+        ...
+
+    def park(self, ticket: Ticket, output: str, now: float) -> None:
+        """Put a batch aside that only waits for an output which is known to be away: no listing shows it."""
+        ...
+
+    def parked_for(self) -> list[str]:
+        """The outputs that batches are parked for."""
+        ...
+
+    def parked(self, output: str) -> list[Ticket]:
+        """The batches that are parked for an output, the one parked first at the front."""
+        ...
+
+    def unpark(self, ticket: Ticket, output: str) -> Ticket | None:
+        """Let a parked batch wait among the others again, due at once; None when somebody else has done so."""
+        ...
+
+    def finish(self, ticket: Ticket, now: float) -> None:
+        """Take a batch out that owes nothing any more; for as long as KEEP says it stays among the `kept`."""
+        ...
+
     def remove(self, ticket: Ticket) -> None:
-        """Take a batch out that owes nothing any more, or that a newer generation has replaced."""
+        """Take a batch out whose messages are in other batches now."""
+        ...
+
+    def kept(self) -> list[Ticket]:
+        """The batches that `finish` took out and that are kept, the one finished first at the front."""
+        ...
+
+    def open_kept(self, ticket: Ticket) -> AbstractContextManager[OpenBatch]:
+        """Read a kept batch; raises as `open` does."""
         ...
 
     def fail(self, ticket: Ticket, reason: str) -> None:
@@ -225,8 +298,12 @@ class Spool(Protocol):
         """The batches that wait for a person, each with its reason."""
         ...
 
-    def retry(self, ticket: Ticket) -> None:
-        """Put a failed batch back, without its attempts and due at once."""
+    def open_failed(self, ticket: Ticket) -> AbstractContextManager[OpenBatch]:
+        """Read a failed batch; raises as `open` does."""
+        ...
+
+    def retry(self, ticket: Ticket) -> Ticket:
+        """Put a failed batch back as if it had just come: without its attempts, due at once, its time beginning anew."""
         ...
 
     def drop(self, ticket: Ticket) -> None:

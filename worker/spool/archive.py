@@ -6,12 +6,17 @@ writes what every zip tool reads; it does not compress, encrypt, or pass four gi
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import mmap
+import os
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import BinaryIO
+from pathlib import Path
+from typing import BinaryIO, cast
 
 from worker.spool import Chunk
 
@@ -35,12 +40,12 @@ class Written:
 
 
 class Archive:
-    """A zip being written to `target`, a file opened for writing at its beginning."""
+    """A zip being written to `target`, a file that stands at `offset`, behind the members in `directory`."""
 
-    def __init__(self, target: BinaryIO) -> None:
+    def __init__(self, target: BinaryIO, *, offset: int = 0, directory: Iterable[bytes] = ()) -> None:
         self._target = target
-        self._offset = 0
-        self._directory: list[bytes] = []
+        self._offset = offset
+        self._directory = list(directory)
 
     def add(self, name: str, chunks: Iterable[Chunk]) -> Written:
         """Write one member. A member in one piece has its size in front, a streamed one behind.
@@ -64,12 +69,7 @@ class Archive:
                 size += len(chunk)
         if flags:
             self._write(struct.pack("<4s3L", b"PK\x07\x08", crc, size, size))
-        self._directory.append(
-            _CENTRAL.pack(
-                b"PK\x01\x02", _VERSION, _VERSION, flags, 0, 0, _DATE, crc, size, size, len(encoded), 0, 0, 0, 0, 0, start
-            )
-            + encoded
-        )  # fmt: skip
+        self._directory.append(_record(encoded, flags, crc, size, start))
         return Written(size, digest.hexdigest())
 
     def close(self) -> None:
@@ -89,3 +89,60 @@ class Archive:
 
 def _header(name: bytes, flags: int, crc: int, size: int) -> bytes:
     return _LOCAL.pack(b"PK\x03\x04", _VERSION, flags, 0, 0, _DATE, crc, size, size, len(name), 0) + name
+
+
+def _record(name: bytes, flags: int, crc: int, size: int, start: int) -> bytes:
+    """The line of the directory for a member."""
+    return (
+        _CENTRAL.pack(
+            b"PK\x01\x02", _VERSION, _VERSION, flags, 0, 0, _DATE, crc, size, size, len(name), 0, 0, 0, 0, 0, start
+        )
+        + name
+    )  # fmt: skip
+
+
+def read(handle: BinaryIO) -> zipfile.ZipFile:
+    """Open a zip for reading, also one behind whose end somebody died while appending.
+
+    Raises:
+        zipfile.BadZipFile: it is none; and whatever else `zipfile` says of damage.
+    """
+    try:
+        return zipfile.ZipFile(handle)
+    except zipfile.BadZipFile:
+        # `zipfile` looks for the end in the last 64 KiB only.
+        with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            end = whole.rfind(b"PK\x05\x06") + _END.size
+        if end < _END.size or end > os.fstat(handle.fileno()).st_size:
+            raise
+        return zipfile.ZipFile(cast("BinaryIO", mmap.mmap(handle.fileno(), end, access=mmap.ACCESS_READ)))
+
+
+def append(path: Path, name: str, data: bytes) -> None:
+    """Put a member behind the end of a zip, in the place of one of the same name, and a new directory behind it; durably.
+
+    What was there stays: a death in between leaves a zip with the old directory, and something behind it that readers pass over.
+
+    Raises:
+        OSError: the disk; the file has its old length again.
+        zipfile.BadZipFile: it is no zip.
+    """
+    with path.open("r+b") as target:
+        # Two that append at once would each write a directory without the other's member.
+        fcntl.flock(target, fcntl.LOCK_EX)
+        with read(target) as archive:
+            directory = [
+                _record(info.filename.encode(), info.flag_bits, info.CRC, info.file_size, info.header_offset)
+                for info in archive.infolist()
+                if info.filename != name
+            ]
+        end = target.seek(0, os.SEEK_END)
+        appended = Archive(target, offset=end, directory=directory)
+        try:
+            appended.add(name, (data,))
+            appended.close()
+            target.flush()
+            os.fsync(target.fileno())
+        except OSError:
+            target.truncate(end)
+            raise

@@ -5,12 +5,13 @@ fsynced before `commit` returns (promise P1). The state is in the file and in it
 person can open a batch with any zip tool. It promises nothing on network file systems that lie about fsync or flock.
 
 Names: `plan.json` comes first, `0001.eml` ... hold the raw bytes, `batch.json` is last. A file that was cut short has
-lost its end, but not the plan, so the messages can be pulled again.
+lost its end, but not the plan, so the messages can be pulled again. What changes later is a new `batch.json` at the end,
+with a directory behind it; the raw bytes are not written again, and a death while it is written leaves the one before.
+`parked/OUTPUT/` holds what waits for an output that is away, `kept/DAY/` what KEEP keeps.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import mmap
 import os
@@ -19,22 +20,23 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import orjson
+from typing import Self
 
 from worker.errors import SpoolFull
-from worker.spool import Batch, BatchDamaged, Chunk, Entry, Ticket
-from worker.spool.archive import Archive
+from worker.spool import Batch, BatchDamaged, Chunk, Entry, OpenBatch, Ticket
+from worker.spool.archive import Archive, append, read
+from worker.spool.notes import FileNotes, day, listed, room, sync_directory
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _UNFINISHED_SECONDS = 60
-_DAY_SECONDS = 86400
+_SMALL = 1 << 20
+"""Octets that are not worth writing a file anew for."""
+_MEASURED_SHARE = 50
+"""The spool is measured no more often than that it takes one part in so many of the time."""
 _UNREADABLE = (
     zipfile.BadZipFile,
     KeyError,
@@ -48,38 +50,29 @@ _UNREADABLE = (
 )
 
 
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory durable: a rename is on disk only when its directory is."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class FileSpool(FileNotes):
+    """A spool below `path`.
 
+    Pulling stops, and delivering goes on, while less than `disk_free_min` octets of the disk are free or more than
+    `spool_max` wait. What was delivered stays for `keep` seconds.
+    """
 
-@contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """Turn a full disk into the error that says what it means."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise SpoolFull(
-            f"no room in the spool {path} ({os.strerror(error.errno or 0)}). Mail waits on its server; "
-            "free some space, pulling then goes on by itself."
-        ) from error
-
-
-class FileSpool:
-    """A spool below `path`. `disk_free_min` (bytes) is kept free: below it, pulling stops and delivering goes on."""
-
-    def __init__(self, path: Path, *, disk_free_min: int = 0, clock: Callable[[], float]) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        *,
+        disk_free_min: int = 0,
+        spool_max: int | None = None,
+        keep: float = 0,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(path, clock=clock)
         self._disk_free_min = disk_free_min
-        self._clock = clock
-        for name in ("tmp", "ready", "failed", "notes", "withheld", "released"):
-            (path / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._spool_max = spool_max
+        self._keep = keep
+        self._measured, self._measure_again_at = 0, 0.0
+        for name in ("ready", "failed", "parked", "kept"):
+            (path / name).mkdir(exist_ok=True, mode=0o700)
 
     def new(self, plan: Batch) -> FileBatchWriter:
         """Begin a batch in `tmp/`."""
@@ -98,43 +91,105 @@ class FileSpool:
             return None
         return begun
 
-    def postpone(self, ticket: Ticket, due: int) -> None:
-        """Rename the batch to no attempts and a later time."""
-        with suppress(FileNotFoundError):
-            self._ready(ticket).rename(self._ready(replace(ticket, attempts=0, due=due)))
+    def postpone(self, ticket: Ticket, due: int) -> Ticket | None:
+        """Rename the batch to no attempts and another time."""
+        later = replace(ticket, attempts=0, due=due)
+        try:
+            self._ready(ticket).rename(self._ready(later))
+        except FileNotFoundError:
+            return None
+        return later
 
-    @contextmanager
-    def open(self, ticket: Ticket) -> Iterator[FileBatch]:
+    def open(self, ticket: Ticket, *, parked: str = "") -> AbstractContextManager[FileBatch]:
         """Map a batch into memory; the raw messages are slices of the map.
 
         Raises:
             BatchDamaged: it is cut short, is no zip, or its `batch.json` cannot be read.
         """
-        with self._ready(ticket).open("rb") as handle:
-            try:
-                mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-            except ValueError:
-                # An empty file cannot be mapped.
-                raise self._damaged(ticket, b"") from None
-            view = memoryview(mapped)
-            try:
-                with zipfile.ZipFile(handle) as archive:
-                    batch = Batch.loads(archive.read("batch.json"))
-                    offsets = {info.filename: info.header_offset for info in archive.infolist()}
-            except _UNREADABLE as error:
-                raise self._damaged(ticket, bytes(view[: 1 << 20])) from error
-            opened = FileBatch(batch, view, offsets)
-            try:
-                yield opened
-            finally:
-                # Slices that callers still hold keep the map alive; releasing it is then left to them.
-                with suppress(BufferError):
-                    view.release()
-                    mapped.close()
+        return _opened(self.path / "parked" / parked / str(ticket) if parked else self._ready(ticket), ticket)
+
+    def again(self, ticket: Ticket, opened: OpenBatch, batch: Batch, *, due: int) -> Ticket | None:
+        """Write the new `batch.json` behind the old one, fsync, then give the file its new name.
+
+        When less than half of the file is still owed, and nothing is to be kept, just that is written to a new file.
+
+        Raises:
+            SpoolFull: there is no room.
+        """
+        path, renewed = self._ready(ticket), batch.ticket(due=due)
+        try:
+            if not self._keep and 2 * renewed.octets < path.stat().st_size - _SMALL:
+                self._smaller(opened, batch, due=due)
+                self.remove(ticket)
+            else:
+                with room(self.path):
+                    append(path, "batch.json", batch.dumps())
+                    path.rename(self._ready(renewed))
+        except FileNotFoundError:
+            return None
+        return renewed
+
+    def _smaller(self, opened: OpenBatch, batch: Batch, *, due: int) -> None:
+        with self.new(batch) as writer:
+            written = tuple(
+                replace(writer.add(entry, (opened.raw(entry),)), sha256=entry.sha256) for entry in batch.owing
+            )
+            writer.commit(replace(batch, entries=written), due=due)
+
+    def park(self, ticket: Ticket, output: str, now: float) -> None:
+        """Move the batch to `parked/OUTPUT/`, without its attempts. It may already have been moved by somebody else."""
+        folder = self.path / "parked" / output
+        folder.mkdir(exist_ok=True, mode=0o700)
+        with suppress(FileNotFoundError):
+            self._ready(ticket).rename(folder / str(replace(ticket, attempts=0, due=int(now))))
+
+    def parked_for(self) -> list[str]:
+        """The folders in `parked/`, empty ones too."""
+        return listed(self.path / "parked")
+
+    def parked(self, output: str) -> list[Ticket]:
+        """What is in `parked/OUTPUT/`."""
+        return [ticket for name in listed(self.path / "parked" / output) if (ticket := Ticket.parse(name))]
+
+    def unpark(self, ticket: Ticket, output: str) -> Ticket | None:
+        """Move a batch back to `ready/`."""
+        waiting = replace(ticket, due=0)
+        try:
+            (self.path / "parked" / output / str(ticket)).rename(self._ready(waiting))
+        except FileNotFoundError:
+            return None
+        return waiting
+
+    def finish(self, ticket: Ticket, now: float) -> None:
+        """Unlink the batch, or move it to `kept/DAY/`."""
+        if not self._keep:
+            self.remove(ticket)
+            return
+        folder = self.path / "kept" / day(int(now))
+        folder.mkdir(exist_ok=True, mode=0o700)
+        with suppress(FileNotFoundError):
+            self._ready(ticket).rename(folder / str(replace(ticket, attempts=0, due=int(now))))
 
     def remove(self, ticket: Ticket) -> None:
         """Unlink the batch. One that is gone already was removed by whoever took it over."""
         self._ready(ticket).unlink(missing_ok=True)
+
+    def kept(self) -> list[Ticket]:
+        """What is in the folders of `kept/`."""
+        return [
+            ticket
+            for date in listed(self.path / "kept")
+            for name in listed(self.path / "kept" / date)
+            if (ticket := Ticket.parse(name))
+        ]
+
+    def open_kept(self, ticket: Ticket) -> AbstractContextManager[FileBatch]:
+        """Map a kept batch into memory.
+
+        Raises:
+            BatchDamaged: as `open` does.
+        """
+        return _opened(self.path / "kept" / day(ticket.due) / str(ticket), ticket)
 
     def fail(self, ticket: Ticket, reason: str) -> None:
         """Write the reason, then move the batch beside it."""
@@ -142,7 +197,7 @@ class FileSpool:
         self._write(target.with_suffix(".txt"), reason.encode())
         with suppress(FileNotFoundError):
             self._ready(ticket).rename(target)
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
 
     def failed(self) -> list[tuple[Ticket, str]]:
         """The batches in `failed/` with their reasons."""
@@ -153,12 +208,26 @@ class FileSpool:
                 found.append((ticket, reason.read_text() if reason.exists() else "no reason was recorded"))
         return found
 
-    def retry(self, ticket: Ticket) -> None:
-        """Move a failed batch back to `ready/`."""
-        failed = self.path / "failed" / str(ticket)
-        failed.rename(self._ready(replace(ticket, attempts=0, due=0)))
-        _sync_directory(self.path / "ready")
+    def open_failed(self, ticket: Ticket) -> AbstractContextManager[FileBatch]:
+        """Map a failed batch into memory.
+
+        Raises:
+            BatchDamaged: as `open` does.
+        """
+        return _opened(self.path / "failed" / str(ticket), ticket)
+
+    def retry(self, ticket: Ticket) -> Ticket:
+        """Give a failed batch a new beginning, and move it back to `ready/`; one that cannot be read as it is."""
+        failed, now = self.path / "failed" / str(ticket), self._clock()
+        waiting = replace(ticket, attempts=0, due=0)
+        with suppress(BatchDamaged), self.open_failed(ticket) as opened, room(self.path):
+            batch = replace(opened.batch, created=int(now), sequence=int(now * 1e6), outputs={})
+            append(failed, "batch.json", batch.dumps())
+            waiting = batch.ticket()
+        failed.rename(self._ready(waiting))
+        sync_directory(self.path / "ready")
         failed.with_suffix(".txt").unlink(missing_ok=True)
+        return waiting
 
     def drop(self, ticket: Ticket) -> None:
         """Unlink a failed batch and its reason."""
@@ -166,88 +235,8 @@ class FileSpool:
         failed.unlink(missing_ok=True)
         failed.with_suffix(".txt").unlink(missing_ok=True)
 
-    def remember(self, mailbox: str, note: Mapping[str, Any]) -> None:
-        """Replace the note of a mailbox, durably."""
-        self._write(self.path / "notes" / f"{mailbox}.json", orjson.dumps(note))
-
-    def recall(self, mailbox: str) -> Mapping[str, Any] | None:
-        """The note of a mailbox, or None."""
-        path = self.path / "notes" / f"{mailbox}.json"
-        try:
-            note: Mapping[str, Any] = orjson.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        return note
-
-    def note_message(self, mailbox: str, id: str, note: Mapping[str, Any]) -> None:  # noqa: A002
-        """Write or replace `withheld/MAILBOX/ID.json`, durably.
-
-        Raises:
-            SpoolFull: there is no room.
-        """
-        folder = self.path / "withheld" / mailbox
-        if not folder.exists():
-            with _room(self.path):
-                folder.mkdir(mode=0o700, exist_ok=True)
-                _sync_directory(folder.parent)
-        self._write(folder / f"{id}.json", orjson.dumps(note))
-
-    def noted_messages(self, mailbox: str) -> list[Mapping[str, Any]]:
-        """Read every note in `withheld/MAILBOX/`; one that is taken away meanwhile is none."""
-        found: list[Mapping[str, Any]] = []
-        with suppress(FileNotFoundError):
-            for name in os.listdir(self.path / "withheld" / mailbox):  # noqa: PTH208  (asked at every pull)
-                with suppress(FileNotFoundError):
-                    found.append(orjson.loads((self.path / "withheld" / mailbox / name).read_bytes()))
-        return found
-
-    def forget_message(self, mailbox: str, id: str) -> None:  # noqa: A002
-        """Unlink a note."""
-        (self.path / "withheld" / mailbox / f"{id}.json").unlink(missing_ok=True)
-
-    def note_release(self, mailbox: str, at: int, name: str, note: Mapping[str, Any]) -> None:
-        """Write `released/MAILBOX/DAY/NAME.json`, durably.
-
-        Raises:
-            SpoolFull: there is no room.
-        """
-        target = self._release(mailbox, at, name)
-        for folder in (target.parent.parent, target.parent):
-            if not folder.exists():
-                with _room(self.path):
-                    folder.mkdir(mode=0o700, exist_ok=True)
-                    _sync_directory(folder.parent)
-        self._write(target, orjson.dumps(note))
-
-    def releases(self, mailbox: str, until: int | None = None) -> Iterator[str]:
-        """List the days of `released/MAILBOX/` one after the other, as far as they are asked for."""
-        last = "~" if until is None else f"{until:011d}~"
-        for day in _listed(self.path / "released" / mailbox):
-            if until is None or day <= _day(until):
-                names = _listed(self.path / "released" / mailbox / day)
-                yield from (name[:-5] for name in names if name.endswith(".json") and name < last)
-
-    def release(self, mailbox: str, at: int, name: str) -> Mapping[str, Any] | None:
-        """Read a note."""
-        try:
-            note: Mapping[str, Any] = orjson.loads(self._release(mailbox, at, name).read_bytes())
-        except (FileNotFoundError, ValueError):
-            return None
-        return note
-
-    def forget_release(self, mailbox: str, at: int, name: str) -> None:
-        """Unlink a note, and its day when nothing more can come to it."""
-        path = self._release(mailbox, at, name)
-        path.unlink(missing_ok=True)
-        if self._clock() - at > 2 * _DAY_SECONDS:
-            with suppress(OSError):
-                path.parent.rmdir()
-
-    def _release(self, mailbox: str, at: int, name: str) -> Path:
-        return self.path / "released" / mailbox / _day(at) / f"{name}.json"
-
     def clean(self) -> int:
-        """Remove unfinished files of dead processes and generations that were replaced.
+        """Remove unfinished files of dead processes, generations that were replaced, and what was kept for long enough.
 
         A living writer holds a lock on its file; a file younger than a minute may not be locked yet.
         """
@@ -263,13 +252,26 @@ class FileSpool:
             if ticket and ticket.generation < newest.get(ticket.batch, ticket).generation:
                 path.unlink(missing_ok=True)
                 gone += 1
+        return gone + self._expire()
+
+    def _expire(self) -> int:
+        """Remove the days of `kept/` that are wholly older than `keep`."""
+        gone = 0
+        last = day(int(self._clock() - self._keep))
+        for date in listed(self.path / "kept"):
+            if date < last:
+                for name in listed(self.path / "kept" / date):
+                    (self.path / "kept" / date / name).unlink(missing_ok=True)
+                    gone += 1
+                with suppress(OSError):
+                    (self.path / "kept" / date).rmdir()
         return gone
 
     def check_room(self) -> None:
-        """Compare the free space of the disk with what has to stay free.
+        """Compare the free space of the disk with what has to stay free, and what waits with what may.
 
         Raises:
-            SpoolFull: there is less.
+            SpoolFull: there is less, or more.
         """
         disk = os.statvfs(self.path)
         if disk.f_bavail * disk.f_frsize < self._disk_free_min:
@@ -277,6 +279,21 @@ class FileSpool:
                 f"the disk of the spool {self.path} has less free than DISK_FREE_MIN asks for. Mail waits on its "
                 "server; free some space, pulling then goes on by itself."
             )
+        if self._spool_max is not None and self._octets() >= self._spool_max:
+            raise SpoolFull(
+                f"as much mail waits in the spool {self.path} as SPOOL_MAX allows. Mail waits on its server; "
+                "see why outputs do not take it, pulling then goes on by itself."
+            )
+
+    def _octets(self) -> int:
+        """The octets of the messages that wait, as they were a moment ago: a hundred thousand names take a while."""
+        begun = self._clock()
+        if begun >= self._measure_again_at:
+            waiting = [*self.tickets(), *(one for output in self.parked_for() for one in self.parked(output))]
+            self._measured = sum(ticket.octets for ticket in waiting)
+            now = self._clock()
+            self._measure_again_at = now + max(1.0, _MEASURED_SHARE * (now - begun))
+        return self._measured
 
     def _newest(self) -> dict[str, Ticket]:
         newest: dict[str, Ticket] = {}
@@ -288,28 +305,6 @@ class FileSpool:
 
     def _ready(self, ticket: Ticket) -> Path:
         return self.path / "ready" / str(ticket)
-
-    def _write(self, target: Path, content: bytes) -> None:
-        """Replace a small file durably."""
-        unfinished = self.path / "tmp" / uuid.uuid4().hex
-        try:
-            with _room(self.path):
-                with unfinished.open("wb") as handle:
-                    handle.write(content)
-                    handle.flush()
-                    os.fsync(handle.fileno())
-                unfinished.rename(target)
-                _sync_directory(target.parent)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-    def _damaged(self, ticket: Ticket, head: bytes) -> BatchDamaged:
-        return BatchDamaged(
-            f"the batch {ticket} in {self.path / 'ready'} cannot be read: it was cut short or overwritten after it "
-            "had been written. Check the disk.",
-            mailbox=ticket.mailbox,
-            plan=_plan(head),
-        )
 
 
 class FileBatchWriter:
@@ -323,10 +318,10 @@ class FileBatchWriter:
 
     def __enter__(self) -> Self:
         """Open the file and write the plan."""
-        with _room(self._path):
+        with room(self._path):
             self._handle = self._unfinished.open("wb", buffering=1 << 20)
         try:
-            with _room(self._path):
+            with room(self._path):
                 fcntl.flock(self._handle, fcntl.LOCK_EX)
                 self._archive = Archive(self._handle)
                 self._archive.add("plan.json", (self._plan.dumps(),))
@@ -354,7 +349,7 @@ class FileBatchWriter:
         """
         self._count += 1
         member = f"{self._count:04d}.eml"
-        with _room(self._path):
+        with room(self._path):
             written = self._archive.add(member, chunks)
         return replace(entry, member=member, size=written.size, sha256=written.sha256)
 
@@ -372,19 +367,53 @@ class FileBatchWriter:
         """The same into `failed/`, with the reason beside it."""
         ticket = batch.ticket()
         target = self._path / "failed" / str(ticket)
-        with _room(self._path):
+        with room(self._path):
             target.with_suffix(".txt").write_text(reason)
         self._publish(batch, target)
         return ticket
 
     def _publish(self, batch: Batch, target: Path) -> None:
-        with _room(self._path):
+        with room(self._path):
             self._archive.add("batch.json", (batch.dumps(),))
             self._archive.close()
             self._handle.flush()
             os.fsync(self._handle.fileno())
             self._unfinished.rename(target)
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
+
+
+@contextmanager
+def _opened(path: Path, ticket: Ticket) -> Iterator[FileBatch]:
+    """Map the batch in `path` into memory."""
+    with path.open("rb") as handle:
+        try:
+            mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            # An empty file cannot be mapped.
+            raise _damaged(path, ticket, b"") from None
+        view = memoryview(mapped)
+        try:
+            with read(handle) as archive:
+                batch = Batch.loads(archive.read("batch.json"))
+                offsets = {info.filename: info.header_offset for info in archive.infolist()}
+        except _UNREADABLE as error:
+            raise _damaged(path, ticket, bytes(view[: 1 << 20])) from error
+        try:
+            yield FileBatch(batch, view, offsets)
+        finally:
+            # Slices that callers still hold keep the map alive; releasing it is then left to them.
+            with suppress(BufferError):
+                view.release()
+                mapped.close()
+
+
+def _damaged(path: Path, ticket: Ticket, head: bytes) -> BatchDamaged:
+    return BatchDamaged(
+        f"the batch {ticket} in {path.parent} cannot be read: it was cut short or overwritten after it "
+        "had been written. Check the disk.",
+        mailbox=ticket.mailbox,
+        plan=_plan(head),
+    )
 
 
 class FileBatch:
@@ -425,19 +454,6 @@ def _plan(head: bytes) -> Batch | None:
         return Batch.loads(text) if zlib.crc32(text) == checksum else None
     except (struct.error, ValueError):
         return None
-
-
-def _day(at: int) -> str:
-    """The day of a Unix second, by number, so that names sort by time."""
-    return f"{at // _DAY_SECONDS:06d}"
-
-
-def _listed(path: Path) -> list[str]:
-    """The names in a folder, sorted; none when there is no folder (any more)."""
-    try:
-        return sorted(os.listdir(path))  # noqa: PTH208  (asked at every pull)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _unlocked(path: Path) -> bool:

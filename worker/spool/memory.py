@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
 import orjson
 
-from worker.spool import Batch, Chunk, Entry, Ticket
+from worker.spool import Batch, Chunk, Entry, OpenBatch, Ticket
 
 
 @dataclass(slots=True)
@@ -23,8 +23,12 @@ class _Content:
 class MemorySpool:
     """Batches in dictionaries."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float], keep: float = 0) -> None:
+        self._clock = clock
+        self._keep = keep
         self.ready: dict[Ticket, _Content] = {}
+        self.aside: dict[str, dict[Ticket, _Content]] = {}
+        self.done: dict[Ticket, _Content] = {}
         self.set_aside: dict[Ticket, tuple[str, _Content]] = {}
         self._notes: dict[str, bytes] = {}
         self._noted: dict[tuple[str, str], bytes] = {}
@@ -46,19 +50,62 @@ class MemorySpool:
         """Count the attempt."""
         return self._renamed(ticket, replace(ticket, attempts=ticket.attempts + 1))
 
-    def postpone(self, ticket: Ticket, due: int) -> None:
+    def postpone(self, ticket: Ticket, due: int) -> Ticket | None:
         """Set the attempts back and move the due time."""
-        self._renamed(ticket, replace(ticket, attempts=0, due=due))
+        return self._renamed(ticket, replace(ticket, attempts=0, due=due))
 
-    @contextmanager
-    def open(self, ticket: Ticket) -> Iterator[MemoryBatch]:
+    def open(self, ticket: Ticket, *, parked: str = "") -> AbstractContextManager[MemoryBatch]:
         """Read a batch."""
-        content = self.ready[ticket]
-        yield MemoryBatch(Batch.loads(content.text), content.members)
+        return nullcontext(MemoryBatch((self.aside[parked] if parked else self.ready)[ticket]))
+
+    def again(self, ticket: Ticket, opened: OpenBatch, batch: Batch, *, due: int) -> Ticket | None:  # noqa: ARG002
+        """Replace what is known of a batch."""
+        renewed = batch.ticket(due=due)
+        content = self.ready.pop(ticket, None)
+        if content is None:
+            return None
+        self.ready[renewed] = _Content(batch.dumps(), content.members)
+        return renewed
+
+    def park(self, ticket: Ticket, output: str, now: float) -> None:
+        """Put a batch aside."""
+        if content := self.ready.pop(ticket, None):
+            self.aside.setdefault(output, {})[replace(ticket, attempts=0, due=int(now))] = content
+
+    def parked_for(self) -> list[str]:
+        """The outputs that anything was ever parked for."""
+        return sorted(self.aside)
+
+    def parked(self, output: str) -> list[Ticket]:
+        """What is parked for an output."""
+        return sorted(self.aside.get(output, {}), key=str)
+
+    def unpark(self, ticket: Ticket, output: str) -> Ticket | None:
+        """Put a batch back."""
+        content = self.aside.get(output, {}).pop(ticket, None)
+        if content is None:
+            return None
+        waiting = replace(ticket, due=0)
+        self.ready[waiting] = content
+        return waiting
+
+    def finish(self, ticket: Ticket, now: float) -> None:
+        """Forget a batch, or keep it."""
+        content = self.ready.pop(ticket, None)
+        if content and self._keep:
+            self.done[replace(ticket, attempts=0, due=int(now))] = content
 
     def remove(self, ticket: Ticket) -> None:
         """Forget a batch."""
         self.ready.pop(ticket, None)
+
+    def kept(self) -> list[Ticket]:
+        """What is kept."""
+        return sorted(self.done, key=str)
+
+    def open_kept(self, ticket: Ticket) -> AbstractContextManager[MemoryBatch]:
+        """Read a kept batch."""
+        return nullcontext(MemoryBatch(self.done[ticket]))
 
     def fail(self, ticket: Ticket, reason: str) -> None:
         """Set a batch aside."""
@@ -69,9 +116,18 @@ class MemorySpool:
         """The batches set aside."""
         return [(ticket, self.set_aside[ticket][0]) for ticket in sorted(self.set_aside, key=str)]
 
-    def retry(self, ticket: Ticket) -> None:
+    def open_failed(self, ticket: Ticket) -> AbstractContextManager[MemoryBatch]:
+        """Read a failed batch."""
+        return nullcontext(MemoryBatch(self.set_aside[ticket][1]))
+
+    def retry(self, ticket: Ticket) -> Ticket:
         """Put a failed batch back."""
-        self.ready[replace(ticket, attempts=0, due=0)] = self.set_aside.pop(ticket)[1]
+        content = self.set_aside.pop(ticket)[1]
+        now = self._clock()
+        batch = replace(Batch.loads(content.text), created=int(now), sequence=int(now * 1e6), outputs={})
+        waiting = batch.ticket()
+        self.ready[waiting] = _Content(batch.dumps(), content.members)
+        return waiting
 
     def drop(self, ticket: Ticket) -> None:
         """Forget a failed batch."""
@@ -122,7 +178,10 @@ class MemorySpool:
         replaced = [ticket for ticket in self.ready if ticket not in newest]
         for ticket in replaced:
             del self.ready[ticket]
-        return len(replaced)
+        expired = [ticket for ticket in self.done if ticket.due < self._clock() - self._keep]
+        for ticket in expired:
+            del self.done[ticket]
+        return len(replaced) + len(expired)
 
     def check_room(self) -> None:
         """There is always room."""
@@ -175,9 +234,9 @@ class MemoryBatchWriter:
 class MemoryBatch:
     """A batch being read."""
 
-    def __init__(self, batch: Batch, members: Mapping[str, bytes]) -> None:
-        self.batch = batch
-        self._members = members
+    def __init__(self, content: _Content) -> None:
+        self.batch = Batch.loads(content.text)
+        self._members = content.members
 
     def raw(self, entry: Entry) -> memoryview:
         """The bytes of one message."""

@@ -1,0 +1,126 @@
+"""Asks the outputs of a batch for their receipts, all side by side, and keeps those in peace that are known to be away.
+
+Whatever an output raises means: all messages of that call, later. What it answers for a message stands. It writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from pipelines.message import Message
+from pipelines.output import Output, Receipt, Retry
+from worker.errors import Misconfigured
+from worker.owing import Receipts
+from worker.quay import Quay
+from worker.spool import Batch, OutputState
+
+_PATIENCE = 3
+"""So many calls in a row that bring nothing are enough: an output that is away costs these time-outs, not one a message."""
+
+
+def ask(quay: Quay, batch: Batch, owed: Mapping[str, Sequence[Message]]) -> Receipts:
+    """The receipts of every output for the messages of a batch that it is owed.
+
+    Raises:
+        RedisUnavailable: the circuits cannot be told what happened.
+    """
+    receipts: dict[tuple[str, str], Receipt] = {}
+    for output, answers in _side_by_side(quay, batch, owed).items():
+        reasons = [answer.reason for answer in answers if isinstance(answer, Retry)]
+        if len(reasons) == len(answers):
+            quay.circuits.failed(output, batch.id, reasons[0])
+        else:
+            quay.circuits.succeeded(output)
+        receipts |= {
+            (message.id, output): answer for message, answer in zip(owed[output], answers, strict=True)
+        }
+    return receipts
+
+
+def _side_by_side(
+    quay: Quay, batch: Batch, owed: Mapping[str, Sequence[Message]]
+) -> dict[str, Sequence[Receipt]]:
+    """Every output's receipts. Outputs are asked side by side, so that a slow one does not hold up the others."""
+    asked = {output: messages for output, messages in owed.items() if messages}
+    # How often an output was asked before decides with which message it begins.
+    turns = {output: batch.outputs.get(output, OutputState()).attempts for output in asked}
+    if len(asked) < 2:
+        return {output: _answers(quay, output, messages, turns[output]) for output, messages in asked.items()}
+    with ThreadPoolExecutor(len(asked), thread_name_prefix="output") as threads:
+        answers = {
+            output: threads.submit(_answers, quay, output, messages, turns[output])
+            for output, messages in asked.items()
+        }
+        return {output: answer.result() for output, answer in answers.items()}
+
+
+def _answers(quay: Quay, name: str, messages: Sequence[Message], turn: int) -> Sequence[Receipt]:
+    """One output's receipts, in calls of its batch size, as many at once as it declares."""
+    try:
+        output = quay.output(name)
+    except Misconfigured as error:
+        return [Retry(error.sentence)] * len(messages)
+    except Exception as error:
+        quay.forget_output(name)
+        return [Retry(_told(name, error))] * len(messages)
+    if quay.settings.outputs[name].terms.ordered:
+        # One message at a time, and none behind one that was not taken.
+        first, calls = 0, _Calls(name, output, size=1, parallel=1, patience=1)
+    else:
+        # What brought nothing comes last the next time, so that it does not stand in the way of the others for ever.
+        first = turn * output.batch_size % len(messages)
+        calls = _Calls(name, output, size=output.batch_size, parallel=output.parallel, patience=_PATIENCE)
+    answers = calls.receipts([*messages[first:], *messages[:first]])
+    if calls.raised:
+        # Not while another call is under way.
+        quay.forget_output(name)
+    return [*answers[len(messages) - first :], *answers[: len(messages) - first]]
+
+
+class _Calls:
+    """The calls on one output in one delivery, `parallel` at once, until `patience` of them in a row bring nothing."""
+
+    def __init__(self, name: str, output: Output, *, size: int, parallel: int, patience: int) -> None:
+        self._name = name
+        self._output = output
+        self._size = size
+        self._parallel = parallel
+        self._patience = patience
+        self._in_vain = 0
+        self.raised = False
+
+    def receipts(self, messages: Sequence[Message]) -> Sequence[Receipt]:
+        """One receipt for each message."""
+        calls = [messages[start : start + self._size] for start in range(0, len(messages), self._size)]
+        if self._parallel < 2 or len(calls) < 2:
+            answers = [self._call(some) for some in calls]
+        else:
+            with ThreadPoolExecutor(
+                min(self._parallel, len(calls)), thread_name_prefix=self._name
+            ) as threads:
+                answers = list(threads.map(self._call, calls))
+        return [receipt for answer in answers for receipt in answer]
+
+    def _call(self, messages: Sequence[Message]) -> Sequence[Receipt]:
+        if self._in_vain >= self._patience:
+            reason = f"output {self._name} took nothing a moment ago, so this message was not tried"
+            return [Retry(reason)] * len(messages)
+        try:
+            answers = self._output.deliver(messages)
+            if len(answers) != len(messages):
+                raise ValueError("it did not answer with one receipt for each message")  # noqa: TRY301
+        except Exception as error:
+            self.raised = True
+            answers = [Retry(_told(self._name, error))] * len(messages)
+        in_vain = all(isinstance(answer, Retry) for answer in answers)
+        # That two threads count at once is no harm: it is patience, and no promise.
+        self._in_vain = self._in_vain + 1 if in_vain else 0
+        return answers
+
+
+def _told(name: str, error: Exception) -> str:
+    reason = f"output {name} failed with {type(error).__name__}"
+    if isinstance(error, OSError) and error.strerror:
+        reason += f" ({error.strerror})"
+    return reason

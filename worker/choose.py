@@ -1,0 +1,72 @@
+"""Whom of a batch's outputs to ask now: not those that are due later, known to be away, or held back by the order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pipelines.output import Receipt, Retry
+from worker.circuit import OpenCircuit
+from worker.ordering import held_back
+from worker.owing import outputs_due
+from worker.quay import Quay
+from worker.spool import Batch, OutputState
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The outputs of a batch that are `due`; those `away`, which are not asked; and those `held` back, each until when.
+
+    `receipts` are for what waited for an output for so long, while it was away, that it may be over.
+    """
+
+    batch: Batch
+    due: frozenset[str]
+    away: Mapping[str, OpenCircuit]
+    held: Mapping[str, int]
+    receipts: Mapping[tuple[str, str], Receipt]
+
+
+def choose(quay: Quay, batch: Batch) -> Chosen:
+    """Who is asked now. A circuit that is open lets one caller through now and then, and that may be this one."""
+    due = outputs_due(batch, quay.clock())
+    held = held_back(quay, batch, due)
+    free = [output for output in due if output not in held]
+    opened = quay.circuits.opened(free)
+    away = {output: circuit for output, circuit in opened.items() if not quay.circuits.admits(output)}
+    receipts = {
+        (entry.id, output): Retry(circuit.reason)
+        for output, circuit in away.items()
+        if quay.clock() - _since(batch, circuit) > quay.terms(batch.mailbox).seconds(output)
+        for entry in batch.entries
+        if output in entry.owed
+    }
+    return Chosen(batch, frozenset(free) - away.keys(), away, held, receipts)
+
+
+def _since(batch: Batch, circuit: OpenCircuit) -> float:
+    """Since when the output has not taken the batch, which it may never have been asked for."""
+    known = batch.outputs.get(circuit.output, OutputState()).since
+    return known or max(batch.created, circuit.since)
+
+
+def since_noted(batch: Batch, chosen: Chosen) -> Batch:
+    """The batch with the time since which outputs that are away have not taken it."""
+    since = {
+        output: replace(batch.outputs.get(output, OutputState()), since=int(_since(batch, circuit)))
+        for output, circuit in chosen.away.items()
+    }
+    return replace(batch, outputs={**batch.outputs, **since})
+
+
+def waiting_until(batch: Batch, chosen: Chosen) -> Batch:
+    """The batch with when to look again at outputs that were not asked: those away, and those held back by the order."""
+    outputs = dict(batch.outputs)
+    for output, circuit in chosen.away.items():
+        if output in outputs:
+            due = max(outputs[output].due, int(circuit.probe_at) + 1)
+            outputs[output] = replace(outputs[output], due=due, reason=circuit.reason)
+    for output, until in chosen.held.items():
+        if output in outputs:
+            outputs[output] = replace(outputs[output], due=until)
+    return replace(batch, outputs=outputs)
