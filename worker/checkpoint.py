@@ -16,6 +16,7 @@ import orjson
 
 from worker import state
 from worker.errors import LeaseLost
+from worker.identity import imap_id, pop3_id
 
 _PLACES_SECONDS = 8 * 86400
 """Longer than a batch may owe something; what a crash leaves behind goes by itself."""
@@ -74,6 +75,17 @@ class Backfill:
     def share(self) -> float:
         """How much of the way is done, from 0 to 1."""
         return (self.top - self.high) / max(self.top - self.low + 1, 1)
+
+
+def ranges(uids: Iterable[int]) -> list[tuple[int, int]]:
+    """Numbers as ranges, both ends counted, rising: 1, 2, 3, 7 are (1, 3) and (7, 7)."""
+    found: list[tuple[int, int]] = []
+    for uid in sorted(uids):
+        if found and found[-1][1] == uid - 1:
+            found[-1] = (found[-1][0], uid)
+        else:
+            found.append((uid, uid))
+    return found
 
 
 class Checkpoints:
@@ -256,15 +268,30 @@ class Checkpoints:
         """Strike messages off the list of `ask_again`."""
         self._remove(state.again_key(mailbox), places)
 
-    def note_places(self, mailbox: str, batch: str, places: Iterable[Place]) -> None:
-        """Keep a copy of where the messages of a batch lie: a file that was cut to nothing cannot tell it."""
-        text = orjson.dumps([place.dumps() for place in places])
-        self._client.set(state.places_key(mailbox, batch), text, ex=_PLACES_SECONDS)
+    def note_places(self, mailbox: str, batch: str, places: Sequence[Place]) -> None:
+        """Keep a copy of where the messages of a batch lie, all in one folder: a file cut to nothing cannot tell it.
+
+        Ids follow from places, and uids that follow each other are one range: at times a hundred thousand batches wait.
+        """
+        uids = ranges(place.uid for place in places if place.uid)
+        uidls = [place.uidl for place in places if place.uidl]
+        noted = [places[0].folder, places[0].uidvalidity, uids, uidls]
+        self._client.set(state.places_key(mailbox, batch), orjson.dumps(noted), ex=_PLACES_SECONDS)
 
     def places(self, mailbox: str, batch: str) -> list[Place]:
         """The copy that `note_places` keeps; empty when there is none (any more)."""
         text = cast("str | None", self._client.get(state.places_key(mailbox, batch)))
-        return [Place.loads(place) for place in orjson.loads(text)] if text else []
+        if text is None:
+            return []
+        folder, uidvalidity, uids, uidls = orjson.loads(text)
+        return [
+            *(
+                Place(folder, imap_id(mailbox, folder, uidvalidity, uid), uidvalidity, uid)
+                for first, last in uids
+                for uid in range(first, last + 1)
+            ),
+            *(Place(folder, pop3_id(mailbox, uidl), uidvalidity, uidl=uidl) for uidl in uidls),
+        ]
 
     def forget_places(self, mailbox: str, batch: str) -> None:
         """Throw the copy away: the batch owes nothing any more."""

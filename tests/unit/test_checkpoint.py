@@ -13,6 +13,7 @@ from tests.bed.valkey import Valkey
 from worker import state
 from worker.checkpoint import Checkpoint, Checkpoints, Place
 from worker.errors import LeaseLost
+from worker.identity import imap_id, pop3_id
 from worker.lease import Lease, held
 
 
@@ -185,3 +186,22 @@ def test_places_to_pull_again_are_kept_once_each_until_struck_off(checkpoints: C
     assert checkpoints.to_pull_again("box") == places[1:]
     checkpoints.pulled_again("box", places)
     assert checkpoints.to_pull_again("box") == []
+
+
+@pytest.mark.parametrize("uids", [[1], [1, 2, 3], [1, 2, 3, 7, 9, 10], [5, 3, 4]])
+def test_where_the_messages_of_a_batch_lie_is_kept_in_few_words(
+    checkpoints: Checkpoints, uids: list[int]
+) -> None:
+    """A hundred thousand batches may wait: what follows from a place, as its id does, is not written down."""
+    places = [Place("INBOX", imap_id("box", "INBOX", 7, uid), 7, uid) for uid in uids]
+    checkpoints.note_places("box", "b", places)
+
+    assert checkpoints.places("box", "b") == sorted(places, key=lambda place: place.uid or 0)
+    assert checkpoints.places("box", "c") == []
+    maildrop = [Place("INBOX", pop3_id("box", uidl), uidl=uidl) for uidl in ("x y", "z")]
+    checkpoints.note_places("box", "p", maildrop)
+    assert checkpoints.places("box", "p") == maildrop
+    checkpoints.note_places("box", "full", [Place("INBOX", "", 7, uid) for uid in range(1, 65)])
+    assert checkpoints._client.memory_usage(state.places_key("box", "full")) < 200
+    checkpoints.forget_places("box", "b")
+    assert checkpoints.places("box", "b") == []

@@ -20,6 +20,7 @@ import pytest
 
 from worker.errors import SpoolFull
 from worker.spool import Batch, BatchDamaged, Entry, OutputState, Spool, Ticket
+from worker.spool.archive import append
 from worker.spool.file import FileSpool
 from worker.spool.memory import MemorySpool
 
@@ -57,7 +58,11 @@ def spool(tmp_path: Path) -> FileSpool:
 
 @pytest.fixture(params=["file", "memory"])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Spool:
-    return MemorySpool(clock=lambda: NOW) if request.param == "memory" else FileSpool(tmp_path / "spool", clock=lambda: NOW)
+    return (
+        MemorySpool(clock=lambda: NOW)
+        if request.param == "memory"
+        else FileSpool(tmp_path / "spool", clock=lambda: NOW)
+    )
 
 
 def test_a_batch_comes_back_as_it_was_put(either: Spool) -> None:
@@ -382,3 +387,192 @@ def test_a_batch_of_a_newer_version_is_not_guessed_at() -> None:
 
     with pytest.raises(ValueError, match="version 2"):
         Batch.loads(text)
+
+
+# -- what is still owed ------------------------------------------------------------------------------------------------
+
+
+def paid(batch: Batch, *ids: str) -> Batch:
+    """The next generation of a batch, in which these messages owe nothing any more."""
+    entries = tuple(replace(entry, owed=()) if entry.id in ids else entry for entry in batch.entries)
+    return replace(batch, generation=batch.generation + 1, entries=entries)
+
+
+def renewed(spool: Spool, ticket: Ticket, *ids: str, due: int = 5) -> Ticket:
+    with spool.open(ticket) as opened:
+        found = spool.again(ticket, opened, paid(opened.batch, *ids), due=due)
+    assert found
+    return found
+
+
+def test_what_is_still_owed_replaces_what_was_known(either: Spool) -> None:
+    """The ticket says how much still owes something, and the messages are as they were."""
+    ticket = put(either, planned("x", "y"), *RAW)
+    begun = either.begin(ticket)
+    assert begun
+
+    later = renewed(either, begun, "x")
+
+    assert either.tickets() == [later]
+    assert (later.generation, later.attempts, later.due) == (1, 0, 5)
+    assert (later.messages, later.octets) == (1, len(RAW[1]))
+    with either.open(later) as opened:
+        assert [(entry.id, entry.owed) for entry in opened.batch.entries] == [
+            ("x", ()),
+            ("y", ("crm", "archive")),
+        ]
+    assert contents(either, later) == dict(zip(("x", "y"), RAW, strict=True))
+    again = renewed(either, later)
+    assert contents(either, again) == dict(zip(("x", "y"), RAW, strict=True))
+
+
+def test_a_batch_that_another_process_took_over_is_left_to_it(either: Spool) -> None:
+    """It has a new name by then; what its former owner found out is not written anywhere."""
+    begun = either.begin(put(either, planned("x", "y"), *RAW))
+    assert begun
+    with either.open(begun) as opened:
+        taken = either.begin(begun)
+        assert either.again(begun, opened, paid(opened.batch, "x"), due=5) is None
+
+    assert either.tickets() == [taken]
+
+
+def test_a_death_while_a_state_is_appended_leaves_the_one_before(spool: FileSpool) -> None:
+    """Cut anywhere: the batch is readable, with one of the two states, and can be appended to again."""
+    ticket = put(spool, planned("x", "y"), *RAW)
+    path = spool.path / "ready" / str(ticket)
+    before = path.read_bytes()
+    later = renewed(spool, ticket, "x")
+    whole = (spool.path / "ready" / str(later)).read_bytes()
+    (spool.path / "ready" / str(later)).unlink()
+    assert whole.startswith(before)
+
+    for length in range(len(before), len(whole)):
+        path.write_bytes(whole[:length])
+        with spool.open(ticket) as opened:
+            assert opened.batch.generation == 0
+        assert contents(spool, ticket) == dict(zip(("x", "y"), RAW, strict=True))
+        mended = renewed(spool, ticket, "y")
+        with spool.open(mended) as opened:
+            assert [entry.owed for entry in opened.batch.entries] == [("crm", "archive"), ()]
+        (spool.path / "ready" / str(mended)).unlink()
+
+
+def test_a_long_unfinished_end_hides_nothing(spool: FileSpool) -> None:
+    """`zipfile` itself looks for the end of a zip in its last 64 KiB."""
+    ticket = put(spool, planned("x", "y"), *RAW)
+    with (spool.path / "ready" / str(ticket)).open("ab") as file:
+        file.write(b"\0" * 100_000)
+
+    assert contents(spool, ticket) == dict(zip(("x", "y"), RAW, strict=True))
+    assert contents(spool, renewed(spool, ticket, "x")) == dict(zip(("x", "y"), RAW, strict=True))
+
+
+def test_two_that_append_at_once_both_leave_a_readable_batch(spool: FileSpool) -> None:
+    """A process that woke up too late may write beside the one that took over: the last one counts, and none tears."""
+    ticket = put(spool, planned("x", "y"), *RAW)
+    path = spool.path / "ready" / str(ticket)
+
+    def write(number: int) -> None:
+        append(path, "batch.json", replace(planned("x", "y"), generation=number).dumps())
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(1, 65)))
+
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert sorted(archive.namelist()) == ["0001.eml", "0002.eml", "batch.json", "plan.json"]
+        assert Batch.loads(archive.read("batch.json")).generation in range(1, 65)
+
+
+def test_any_zip_tool_opens_a_batch_that_was_appended_to(spool: FileSpool) -> None:
+    """A person sees one batch.json, the newest."""
+    later = renewed(spool, put(spool, planned("x", "y"), *RAW), "x")
+    path = spool.path / "ready" / str(later)
+
+    assert subprocess.run(["unzip", "-t", path], capture_output=True, check=False).returncode in {0, 1}
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist().count("batch.json") == 1
+
+
+def test_a_batch_of_which_little_is_owed_is_written_anew_and_smaller(
+    spool: FileSpool, tmp_path: Path
+) -> None:
+    """What is done takes no room for days, unless it is to be kept."""
+    large = b"x" * 3_000_000
+
+    def left(place: FileSpool) -> tuple[int, Ticket]:
+        later = renewed(place, put(place, planned("x", "y"), large, RAW[1]), "x")
+        assert contents(place, later)["y"] == RAW[1]
+        return (place.path / "ready" / str(later)).stat().st_size, later
+
+    size, later = left(spool)
+    assert size < 10_000
+    assert spool.tickets() == [later]
+    size, _ = left(FileSpool(tmp_path / "keeping", keep=60, clock=lambda: NOW))
+    assert size > 3_000_000
+
+
+# -- parked and kept ---------------------------------------------------------------------------------------------------
+
+
+def test_a_parked_batch_is_in_no_listing_until_it_is_let_out(either: Spool) -> None:
+    """Whoever was parked first is the first; of two that let one out, one does."""
+    first, second = (put(either, replace(planned("x"), id=f"{n:032x}"), RAW[0]) for n in range(2))
+    begun = either.begin(second)
+    assert begun
+    either.park(begun, "crm", NOW + 1)
+    either.park(first, "crm", NOW + 2)
+
+    assert either.tickets() == []
+    assert either.parked_for() == ["crm"]
+    assert [(one.batch, one.attempts) for one in either.parked("crm")] == [
+        (second.batch, 0),
+        (first.batch, 0),
+    ]
+    with either.open(either.parked("crm")[0], parked="crm") as opened:
+        assert opened.batch.id == second.batch
+    parked = either.parked("crm")[0]
+    waiting = either.unpark(parked, "crm")
+    assert waiting
+    assert either.unpark(parked, "crm") is None
+    assert either.tickets() == [waiting]
+    assert waiting.due == 0
+    assert contents(either, waiting) == {"x": RAW[0]}
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_what_was_delivered_is_kept_for_as_long_as_keep_says(kind: str, tmp_path: Path) -> None:
+    """And it can be read for so long; without KEEP it is gone at once."""
+    now = NOW
+    spool: Spool = (
+        FileSpool(tmp_path, keep=3 * 86400, clock=lambda: now)
+        if kind == "file"
+        else MemorySpool(keep=3 * 86400, clock=lambda: now)
+    )
+    for days in range(2):
+        spool.finish(put(spool, replace(planned("x"), id=f"{days:032x}"), RAW[0]), NOW + days * 86400)
+
+    assert spool.tickets() == []
+    assert [ticket.due for ticket in spool.kept()] == [NOW, NOW + 86400]
+    with spool.open_kept(spool.kept()[0]) as opened:
+        assert bytes(opened.raw(opened.batch.entries[0])) == RAW[0]
+    assert spool.clean() == 0
+    now += 5 * 86400
+    assert spool.clean() == 2
+    assert spool.kept() == []
+
+
+def test_pulling_stops_while_more_waits_than_spool_max_allows(tmp_path: Path) -> None:
+    """Parked batches count, failed ones do not: they would stop pulling until a person comes."""
+    now = NOW
+    spool = FileSpool(tmp_path, spool_max=3 * len(RAW[0]), clock=lambda: now)
+    tickets = [put(spool, replace(planned("x"), id=f"{n:032x}"), RAW[0]) for n in range(3)]
+    spool.park(tickets[0], "crm", now)
+
+    with pytest.raises(SpoolFull, match="SPOOL_MAX"):
+        spool.check_room()
+    spool.fail(tickets[1], "refused")
+    now += 2
+    spool.check_room()

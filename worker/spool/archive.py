@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import mmap
 import os
 import struct
@@ -110,12 +111,37 @@ def read(handle: BinaryIO) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(handle)
     except zipfile.BadZipFile:
-        # `zipfile` looks for the end in the last 64 KiB only.
+        # `zipfile` looks for the end in the last 64 KiB only, and takes one that was cut short for the end.
         with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            end = whole.rfind(b"PK\x05\x06") + _END.size
-        if end < _END.size or end > os.fstat(handle.fileno()).st_size:
+            found = whole.rfind(b"PK\x05\x06", 0, max(len(whole) - _END.size, 0) + 4)
+        if found < 0:
             raise
-        return zipfile.ZipFile(cast("BinaryIO", mmap.mmap(handle.fileno(), end, access=mmap.ACCESS_READ)))
+        return zipfile.ZipFile(cast("BinaryIO", _Front(handle, found + _END.size)))
+
+
+class _Front(io.RawIOBase):
+    """The first octets of a file, for reading."""
+
+    def __init__(self, handle: BinaryIO, octets: int) -> None:
+        super().__init__()
+        self._handle = handle
+        self._octets = octets
+        self._at = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._octets}[whence]
+        self._at = start + offset
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._octets - self._at, 0)
+        self._handle.seek(self._at)
+        found = self._handle.read(left if size < 0 else min(size, left))
+        self._at += len(found)
+        return found
 
 
 def append(path: Path, name: str, data: bytes) -> None:
