@@ -59,14 +59,15 @@ def since_noted(batch: Batch, chosen: Chosen) -> Batch:
     return replace(batch, outputs={**batch.outputs, **since})
 
 
-def waiting_until(batch: Batch, chosen: Chosen) -> Batch:
-    """The batch with when to look again at outputs that were not asked: those away, and those held back by the order."""
+def waiting_until(batch: Batch, away: Mapping[str, OpenCircuit], held: Mapping[str, int]) -> Batch:
+    """The batch with when to look again at outputs that are not asked: those away, and those held back by the order.
+
+    One that waits for nobody but outputs that are away is parked, and is not looked at until it is let out.
+    """
     outputs = dict(batch.outputs)
-    for output, circuit in chosen.away.items():
-        if output in outputs:
-            due = max(outputs[output].due, int(circuit.probe_at) + 1)
-            outputs[output] = replace(outputs[output], due=due, reason=circuit.reason)
-    for output, until in chosen.held.items():
-        if output in outputs:
-            outputs[output] = replace(outputs[output], due=until)
+    for output, circuit in away.items():
+        due = outputs[output].due if away.keys() == outputs.keys() else int(circuit.probe_at) + 1
+        outputs[output] = replace(outputs[output], due=max(due, outputs[output].due), reason=circuit.reason)
+    for output in held.keys() & outputs.keys():
+        outputs[output] = replace(outputs[output], due=held[output])
     return replace(batch, outputs=outputs)

@@ -119,7 +119,8 @@ def _conclude(
     batch, chosen = opened.batch, prepared.chosen
     terms = quay.terms(batch.mailbox)
     follows = owing(prepared.batch, prepared.receipts, now=quay.clock(), chance=quay.chance, terms=terms)
-    following = waiting_until(follows.batch, chosen)
+    away = quay.circuits.opened(follows.batch.outputs)
+    following = waiting_until(follows.batch, away, chosen.held)
     failed = {failure.entry.id for failure in follows.failures}
     done = [
         after
@@ -129,9 +130,11 @@ def _conclude(
     set_failed_aside(quay, opened, follows)
     _note_settled(quay, batch, done)
     if following.owing:
-        due = min(state.due for state in following.outputs.values())
-        _go_on(quay, ticket, opened, following, due=due)
-        delivered.again, delivered.due = len(following.owing), due
+        delivered.again = len(following.owing)
+        delivered.due = min(state.due for state in following.outputs.values())
+        renewed = quay.spool.again(ticket, opened, following, due=delivered.due)
+        if renewed and away.keys() == following.outputs.keys():
+            quay.spool.park(renewed, min(away), quay.clock())
     else:
         quay.spool.finish(ticket, quay.clock())
         quay.checkpoints.forget_places(batch.mailbox, batch.id)
@@ -147,14 +150,6 @@ def _conclude(
         + sorted({failure.reason for failure in follows.failures})
     )
     _tell(quay, batch, delivered, prepared.dropped)
-
-
-def _go_on(quay: Quay, ticket: Ticket, opened: OpenBatch, batch: Batch, *, due: int) -> None:
-    """Write down what is still owed; a batch that waits for nobody but outputs that are away is parked."""
-    renewed = quay.spool.again(ticket, opened, batch, due=due)
-    away = quay.circuits.opened(batch.outputs)
-    if renewed and away.keys() == batch.outputs.keys():
-        quay.spool.park(renewed, min(away), quay.clock())
 
 
 def _tell(quay: Quay, batch: Batch, delivered: Delivered, dropped: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from pipelines.message import Message
-from pipelines.output import Accepted, Output, OutputOptions, Receipt, Retry
+from pipelines.output import Accepted, Output, OutputOptions, Receipt, Refused, Retry
 from pipelines.stage import Stage
 
 # Bound here, so that whoever counts the worker's own steps does not count these.
@@ -80,6 +80,15 @@ class Sulker(Recorder):
     def close(self) -> None:
         if self.options.path.with_suffix(".sulk").exists():
             raise RuntimeError("not even that")
+
+
+class Refuser(Recorder):
+    """Wants none of the messages."""
+
+    type_name: ClassVar[str] = "refuser"
+
+    def deliver(self, messages: Sequence[Message]) -> Sequence[Receipt]:
+        return [Refused("it wants nothing")] * len(messages)
 
 
 class Slowpoke(Recorder):
