@@ -7,12 +7,12 @@ BIN := $(VENV)/bin
 ARGS ?=
 OIDC := tests/bed/oidc
 
-.PHONY: demo test check lint types format reference lock bench clean dovecot cyrus
+.PHONY: demo test check lint types format reference lock bench clean dovecot servers
 
 demo: $(VENV)/.demo  ## Local servers, four mailboxes, three outputs: see it work (ARGS=--once for scripts)
 	@$(BIN)/mailquay demo $(ARGS)
 
-test: $(VENV)/.dev dovecot cyrus $(OIDC)/node_modules/.installed  ## Everything; ends with pytest's line (ARGS="-k name" for some)
+test: $(VENV)/.dev dovecot servers $(OIDC)/node_modules/.installed  ## Everything; ends with pytest's line (ARGS="-k name" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: lint types  ## What a commit has to pass, without servers
@@ -42,8 +42,15 @@ bench: $(VENV)/.dev dovecot  ## Speed beside imaplib, mbsync and getmail6
 dovecot:  # The tests need a real Dovecot; installed when this user may, else a sentence says how.
 	@scripts/install-dovecot
 
-cyrus:  # A second real server, unpacked beside the tests and not installed.
-	@scripts/fetch-cyrus
+servers:  # A second mail server, a database and a broker, unpacked beside the tests and not installed.
+	@scripts/fetch-servers tests/bed/cyrus-imapd \
+	  "usr/lib/cyrus/bin/master usr/lib/cyrus/bin/imapd usr/lib/cyrus/bin/pop3d usr/lib/cyrus/bin/ctl_cyrusdb" \
+	  cyrus-common cyrus-imapd cyrus-pop3d
+	@scripts/fetch-servers tests/bed/mariadb-server usr/sbin/mariadbd mariadb-server-core
+	@scripts/fetch-servers tests/bed/rabbitmq-server "usr/lib/erlang/erts-*/bin/beam.smp" \
+	  rabbitmq-server erlang-base erlang-asn1 erlang-crypto erlang-eldap erlang-ftp erlang-inets erlang-mnesia \
+	  erlang-os-mon erlang-parsetools erlang-public-key erlang-runtime-tools erlang-ssl erlang-syntax-tools \
+	  erlang-tools erlang-xmerl
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Mailquay needs Python 3.11 or newer with venv and pip (on Debian: apt install python3-venv)." >&2; exit 1; }
@@ -68,4 +75,4 @@ $(OIDC)/node_modules/.installed: $(OIDC)/package-lock.json | $(VENV)/.dev
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OIDC)/node_modules tests/bed/cyrus-imapd demo-data .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OIDC)/node_modules tests/bed/*-server tests/bed/cyrus-imapd demo-data .pytest_cache .mypy_cache .ruff_cache

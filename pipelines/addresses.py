@@ -27,6 +27,7 @@ _PARENTHESIS = re.compile(r"\\.|[()]", re.DOTALL)
 _LOOSE_DOT = re.compile(r"(?<!\s)\s*+\.\s++(?=[\w-]++\s*+(?:\.|$))|(?<!\s)\s++\.")
 _COMMENT = re.compile(r"\([^()]*+\)")
 _SPACE = re.compile(r"\s++")
+_QUOTED_NAME = re.compile(r'"((?:[^"\\]|\\.)*+)"\s++([^\s"<>@]++@[^\s"<>@]++)')
 _WHOLE = re.compile(r"([^<>]*+)<([^\s<>@]++@[^\s<>@]++)>\s*+")
 
 
@@ -201,17 +202,21 @@ class _Parser:
         comment = self._decoded(self._comments[-1]) if self._comments else ""
         if self._angle is not None:
             email = self._decoded(self._angle)
-            self._add(phrase.strip(" >") or comment or None, email)
+            self._add((phrase if '"' in source else phrase.strip(" >")) or comment or None, email)
         elif phrase:
             whole = _WHOLE.fullmatch(phrase) if "=?" in source else None
             if whole is not None:
-                self._add(whole[1].strip() or None, whole[2])
+                self._add(whole[1].strip(' "') or None, whole[2])
             else:
                 self._add_bare(phrase if "=?" in source else source, phrase=phrase, comment=comment or None)
         self._begin_address()
 
     def _add_bare(self, source: str, *, phrase: str, comment: str | None) -> None:
         """Add what stands without angle brackets: an address, a name with an address, or no address at all."""
+        quoted = _QUOTED_NAME.fullmatch(source)
+        if quoted is not None:
+            self._add(self._decoded(_QUOTED_PAIR.sub(r"\1", quoted[1])) or comment, quoted[2])
+            return
         local, at, domain = source.partition("@")
         # White space around the dots of a domain is obsolete (RFC 5322 section 4.4) and means nothing.
         words = (local + at + _LOOSE_DOT.sub(".", domain)).split()

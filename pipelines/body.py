@@ -138,7 +138,9 @@ def _value(part: Part, data: bytes, *, defects: Defects) -> BodyValue:
     decoded = charset.decode(data, declared, partial=truncated)
     if decoded.problem is not None:
         defects.add(decoded.problem, f"part {part.part_id}: it was read as {decoded.codec}")
-    guessed_well = decoded.problem is Code.CHARSET_GUESSED and decoded.codec == "utf_8"
+    guessed_well = (
+        decoded.problem is Code.CHARSET_GUESSED and decoded.codec == "utf_8" and "\ufffd" not in decoded.text
+    )
     value = decoded.text.replace("\r\n", "\n")
     if "begin " in value and _UUENCODED.search(value) is not None:
         defects.add(

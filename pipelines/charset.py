@@ -138,6 +138,19 @@ def decode(data: bytes, declared: str | None, *, detect: bool = True, partial: b
     return _decode_anyway(data, codec, problem=problem, detect=detect, partial=partial)
 
 
+def encode(text: str, label: str) -> bytes:
+    """Return the bytes of raw characters that were taken for Latin or UTF-8, as they stand in a text of that charset."""
+    if text.isascii():
+        return text.encode("ascii")
+    codec = lookup(label)
+    for candidate in (*(_LARGER.get(codec, (codec,)) if codec else ()), "cp1252", "latin_1"):
+        try:
+            return text.encode(candidate)
+        except UnicodeError:
+            continue
+    return text.encode("utf-8", "replace")
+
+
 def _decode_anyway(data: bytes, codec: str | None, *, problem: Code, detect: bool, partial: bool) -> Decoded:
     """Decode what is not in its declared charset, or declares none that is known."""
     if b"\x1b" in data:
@@ -149,15 +162,26 @@ def _decode_anyway(data: bytes, codec: str | None, *, problem: Code, detect: boo
         return Decoded(_cleaned(text, "utf_8"), "utf_8", problem)
     if codec is not None and codec != "ascii":
         text = data.decode(_LARGER.get(codec, (codec,))[0], "replace")
-        malformed = text.count("\ufffd")
-        beyond_ascii = len(text) - len(text.encode("ascii", "ignore"))
-        if malformed * 2 < beyond_ascii:
+        malformed, well_formed = _count(text)
+        # No other charset looks like well-formed UTF-8 by accident, so one character of it in two will do.
+        if malformed < well_formed or (codec == "utf_8" and malformed == well_formed):
             return Decoded(clean(text), codec, problem)
-    found = _detect(data) if detect else None
+    else:
+        text = data.decode("utf_8", "replace")
+        malformed, well_formed = _count(text)
+        if malformed * 2 <= well_formed:
+            return Decoded(_cleaned(text, "utf_8"), "utf_8", problem)
+    found = find_out(data) if detect else None
     text = _strictly(data, (*((found,) if found else ()), "cp1252"), partial=partial)
     if text is None:
         return Decoded(_cleaned(data.decode("latin_1"), "latin_1"), "latin_1", problem)
     return Decoded(_cleaned(text, found or "cp1252"), found or "cp1252", problem)
+
+
+def _count(text: str) -> tuple[int, int]:
+    """Count malformed and well-formed characters beyond ASCII."""
+    malformed = text.count("\ufffd")
+    return malformed, len(text) - len(text.encode("ascii", "ignore")) - malformed
 
 
 def _strictly(data: bytes, candidates: tuple[str, ...], *, partial: bool) -> str | None:
@@ -180,8 +204,13 @@ def _cleaned(text: str, codec: str) -> str:
     return text.replace("\0", "")
 
 
-def _detect(data: bytes) -> str | None:
-    """Find out a charset from a sample around the first byte beyond ASCII."""
+def strictly_utf8(data: bytes) -> str | None:
+    """Return the text of well-formed UTF-8, or None."""
+    return _strictly(data, ("utf_8",), partial=False)
+
+
+def find_out(data: bytes) -> str | None:
+    """Find out a charset from a bounded sample around the first byte beyond ASCII; None if there are too few."""
     start = len(data) - len(data.lstrip(_ASCII))
     begin = max(0, start - limits.CHARSET_SAMPLE_BYTES // 4)
     sample = data[begin : begin + limits.CHARSET_SAMPLE_BYTES]

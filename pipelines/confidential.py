@@ -9,7 +9,10 @@ broken up by markup, by line ends or into single digits is not found, nor is one
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from string import ascii_uppercase
 
 Span = tuple[int, int]
 """Where something begins and ends in a text."""
@@ -20,11 +23,14 @@ _SEPARATOR = r"(?:[ .\-\u00a0\u2007-\u200a\u2010-\u2013\u202f]|&nbsp;)"
 _GROUPS = re.compile(rf"(?<!\w)\d++(?:{_SEPARATOR}\d++)*+")
 _GROUP = re.compile(r"\d+")
 _CARD_DIGITS = (13, 19)
-# Nobody writes a card number in smaller groups.
+# Nobody writes a card number in smaller groups, so it has six of them at most.
 _CARD_GROUP = 3
+_MOST_GROUPS = _CARD_DIGITS[1] // _CARD_GROUP
 # Of the major industries of ISO/IEC 7812-1, those in which cards pay.
 _CARD_BEGINS = frozenset("23456")
-_DOUBLED = {str(digit): sum(divmod(2 * digit, 10)) for digit in range(10)}
+# The value of a digit in Luhn's sum, and of one that counts double.
+_PLAIN = bytes.maketrans(b"0123456789", bytes(range(10)))
+_DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 
 _IBAN_BEGINS = re.compile(r"(?<![^\W_])([A-Za-z]{2})[0-9]{2}")
 # The registry of IBANs: how many characters each country's have.
@@ -44,6 +50,7 @@ _IBAN_RESTS = {
     for length in set(_IBAN_LENGTHS.values())
 }
 _NOT_OF_IBANS = re.compile(r"&nbsp;|[^0-9A-Za-z]")
+_IBAN_VALUES = str.maketrans({letter: str(int(letter, 36)) for letter in ascii_uppercase})
 
 _EMAIL = re.compile(r"(?<![\w.+%~&*-])[\w.+%~&*-]++@[\w-]++(?:\.[\w-]++)++")
 
@@ -62,37 +69,48 @@ def cards(text: str) -> Iterator[Span]:
     for run in _GROUPS.finditer(text):
         if run.end() - run.start() < _CARD_DIGITS[0]:
             continue
-        groups = [(run.start() + group.start(), group[0]) for group in _GROUP.finditer(run[0])]
+        groups = [group.span() for group in _GROUP.finditer(text, *run.span())]
         if text[run.end() : run.end() + 1].isalnum():
             del groups[-1]
-        first = 0
-        while first < len(groups):
-            count = _groups_of_card([digits for _, digits in groups[first : first + _CARD_DIGITS[1]]])
-            if count:
-                start, (last, digits) = groups[first][0], groups[first + count - 1]
-                yield start, last + len(digits)
-            first += count or 1
+        yield from _cards_of(text, groups)
 
 
-def _groups_of_card(groups: list[str]) -> int:
-    """Return how many of the groups, from the first, make up a card number; 0 when none do."""
-    found, number = 0, ""
-    for count, digits in enumerate(groups, 1):
-        number += digits
-        if len(digits) < _CARD_GROUP or len(number) > _CARD_DIGITS[1]:
-            break
-        if len(number) >= _CARD_DIGITS[0] and _is_card(number):
-            found = count
-    return found
+def _cards_of(text: str, groups: list[Span]) -> Iterator[Span]:
+    """Yield the card numbers that some of the groups make up, the longest one from each group on."""
+    digits = _ascii("".join([text[start:end] for start, end in groups]))
+    sizes = [end - start for start, end in groups]
+    offsets = list(accumulate(sizes, initial=0))
+    sums = _luhn_sums(digits.encode())
+    first = 0
+    while first < len(groups):
+        found, begin = 0, offsets[first]
+        if sizes[first] >= _CARD_GROUP and digits[begin] in _CARD_BEGINS:
+            for last in range(first, min(first + _MOST_GROUPS, len(groups))):
+                end = offsets[last + 1]
+                if sizes[last] < _CARD_GROUP or end - begin > _CARD_DIGITS[1]:
+                    break
+                ending = sums[end % 2]
+                if end - begin >= _CARD_DIGITS[0] and (ending[end] - ending[begin]) % 10 == 0:
+                    found = last + 1
+        if found:
+            yield groups[first][0], groups[found - 1][1]
+        first = found or first + 1
 
 
-def _is_card(number: str) -> bool:
-    if not number.isascii():
-        number = "".join(str(int(digit)) for digit in number)
-    if number[0] not in _CARD_BEGINS:
-        return False
-    total = sum(map(int, number[-1::-2])) + sum(map(_DOUBLED.__getitem__, number[-2::-2]))
-    return total % 10 == 0
+def _luhn_sums(digits: bytes) -> tuple[array[int], array[int]]:
+    """Return the sums of Luhn over every beginning, for numbers that end after an even and after an odd count of digits.
+
+    The sum over a number is the difference of two of them, so each digit is added once, however many numbers hold it.
+    """
+    plain, doubled = digits.translate(_PLAIN), digits.translate(_DOUBLED)
+    odd, even = bytearray(plain), bytearray(plain)
+    even[::2], odd[1::2] = doubled[::2], doubled[1::2]
+    return array("L", accumulate(even, initial=0)), array("L", accumulate(odd, initial=0))
+
+
+def _ascii(digits: str) -> str:
+    """Write digits of any script as 0 to 9."""
+    return digits if digits.isascii() else digits.translate({ord(it): str(int(it)) for it in set(digits)})
 
 
 def ibans(text: str) -> Iterator[Span]:
@@ -103,7 +121,7 @@ def ibans(text: str) -> Iterator[Span]:
         rest = _IBAN_RESTS[length].match(text, begin.end()) if length and begin.start() >= end else None
         if rest is not None:
             number = _NOT_OF_IBANS.sub("", rest[0] + begin[0])
-            if int("".join(str(int(character, 36)) for character in number)) % 97 == 1:
+            if int(number.upper().translate(_IBAN_VALUES)) % 97 == 1:
                 end = rest.end()
                 yield begin.start(), end
 
@@ -126,11 +144,13 @@ def phones(text: str) -> Iterator[Span]:
 def _phones_of_any_form(text: str) -> Iterator[Span]:
     for least, most, form in _PHONES:
         for match in form.finditer(text):
-            ends = [group.end() for group in _GROUP.finditer(match[0])]
-            counts = [sum(map(str.isdigit, match[0][:end])) for end in ends]
-            fitting = [end for end, count in zip(ends, counts, strict=True) if least <= count <= most]
-            if fitting and (match[0][0] == "+" or _DATE.match(match[0]) is None):
-                yield match.start(), match.start() + fitting[-1]
+            count = end = 0
+            for group in _GROUP.finditer(match[0]):
+                count += group.end() - group.start()
+                if least <= count <= most:
+                    end = group.end()
+            if end and (match[0][0] == "+" or _DATE.match(match[0]) is None):
+                yield match.start(), match.start() + end
 
 
 KINDS: Mapping[str, Callable[[str], Iterator[Span]]] = {

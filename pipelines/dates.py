@@ -14,6 +14,8 @@ _ISO8601 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
 _LOOSE_COLON = re.compile(r"\s*+:\s*+")
 # What stands in the place of a zone such as +0200: +02:00, +02, GMT+0200, EDT-0400.
 _LOOSE_ZONE = re.compile(r"(?:\s[A-Z]{2,4}|(?<=[\d\s]))([+-]\d\d):?(\d\d)?$", re.IGNORECASE)
+# Twelve hours: 4:44:14 PM.
+_HALF_OF_DAY = re.compile(r"\b(0?[1-9]|1[0-2])(:\d\d(?::\d\d)?)\s?([AP])\.?M\b\.?", re.IGNORECASE)
 _DAY_SECONDS = 86_400
 _COMMENT = re.compile(r"\([^()]*+\)")
 
@@ -24,6 +26,7 @@ def parse_date(text: str) -> datetime | None:
     A missing, unknown or impossible zone (`-0000`, RFC 5322 section 3.3) counts as UTC. ISO 8601 is accepted too.
     """
     text = _LOOSE_COLON.sub(":", _COMMENT.sub(" ", text[:200]).strip())
+    text = _HALF_OF_DAY.sub(_of_whole_day, text)
     try:
         return _from_rfc5322(text) or _from_iso8601(text)
     except (ValueError, TypeError, OverflowError, IndexError):
@@ -34,6 +37,10 @@ def to_json(moment: datetime) -> str:
     """Write a moment as RFC 8621's Date (section 4.1.2.6): whole seconds with its zone, Z for UTC."""
     text = moment.isoformat(timespec="seconds")
     return text[:-6] + "Z" if text.endswith("+00:00") else text
+
+
+def _of_whole_day(time: re.Match[str]) -> str:
+    return f"{int(time[1]) % 12 + 12 * (time[3] in 'pP'):02}{time[2]}"
 
 
 def _from_rfc5322(text: str) -> datetime | None:

@@ -64,7 +64,7 @@ def _skip_junk(octets: Octets, start: int, end: int, *, defects: Defects) -> int
     """Return where the first header stands, if only junk stands before it."""
     block = octets.take(start, min(end, start + _USUAL_HEAD))
     junk = _JUNK.match(block)
-    if junk is None or junk.end() == 0 or _FIELD.match(block, junk.end()) is None:
+    if junk is None or junk.end() == 0 or _FIELD.match(block[junk.end() :]) is None:
         return start
     defects.add(Code.JUNK_BEFORE_HEADERS, f"message: {junk.end()} bytes before the first header were skipped")
     return start + junk.end()
@@ -110,7 +110,9 @@ def _split(block: bytes, *, start: int, body: int, where: str, defects: Defects)
         if match.start() > expected:
             if last_known == -1:
                 last_known = max((found.start() for found in _WELL_KNOWN.finditer(text)), default=0)
-            if last_known < expected:
+            junk = text[expected : match.start()]
+            # A line like a delimiter of MIME shows that the body has begun, whatever comes after it.
+            if last_known < expected or junk.startswith(b"--") or b"\n--" in junk:
                 break
             defects.add(Code.JUNK_IN_HEADERS, f"{where}: lines among the headers that are none were skipped")
         if len(fields) == limits.HEADER_COUNT:

@@ -22,6 +22,9 @@ _ANGLES = re.compile(r"<([^<>]*+)>")
 _COMMENT = re.compile(r"\([^()]*+\)")
 _SPACE = re.compile(r"\s++")
 
+# Charsets that few words do not tell from one another; then Western Europe is the best guess.
+_LATIN = frozenset({"cp1250", "cp1252", "cp1254"})
+
 # Fields that RFC 5322 section 3.6 and RFC 2045 allow once.
 _ONCE = (
     "from sender reply-to to cc bcc message-id in-reply-to references subject date mime-version content-type "
@@ -33,7 +36,7 @@ _ONCE_NAMES = frozenset(_ONCE.split())
 class Headers:
     """The header fields in their order. Names are compared without regard to case."""
 
-    __slots__ = ("_charset", "_defects", "_fields", "_last", "_parameterized", "_where")
+    __slots__ = ("_charset", "_defects", "_fields", "_last", "_parameterized", "_repeated", "_where")
 
     def __init__(self, fields: Sequence[Field], *, defects: Defects, part_id: str | None = None) -> None:
         self._fields = fields
@@ -42,9 +45,11 @@ class Headers:
         self._charset: str | None = None
         self._last: dict[str, bytes] = {}
         self._parameterized: dict[str, Parameterized] = {}
+        self._repeated: set[str] = set()
         for name, value in fields:
             key = name.lower()
             if key in self._last and key in _ONCE_NAMES:
+                self._repeated.add(key)
                 defects.add(
                     Code.DUPLICATE_HEADER, f"{self._where}{key} stands several times; the last one counts"
                 )
@@ -62,6 +67,10 @@ class Headers:
 
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._last
+
+    def repeats(self, name: str) -> bool:
+        """Whether a field that may stand once stands several times."""
+        return name.lower() in self._repeated
 
     def text(self, name: str) -> str | None:
         """Return the Text form (RFC 8621 section 4.1.2.2): unfolded, encoded words decoded, NFC."""
@@ -86,7 +95,7 @@ class Headers:
         for field in self._fields:
             if field[0].lower() == key:
                 single = Headers((field,), defects=self._defects)
-                single.assume_charset(self._charset)
+                single.assume_charset(self._raw_charset())
                 yield single
 
     def replaced(self, change: Callable[[str, Headers], str | None]) -> Headers:
@@ -94,7 +103,7 @@ class Headers:
         fields: list[Field] = []
         for name, value in self._fields:
             single = Headers(((name, value),), defects=self._defects)
-            single.assume_charset(self._charset)
+            single.assume_charset(self._raw_charset())
             text = change(name, single)
             fields.append(
                 (name, value if text is None else text.encode("utf-8", "replace").replace(b"\n", b" "))
@@ -123,6 +132,9 @@ class Headers:
         text = self._unfolded(name)
         if text is None:
             return None
+        if "=?" in text:
+            # Outlook writes long ids as encoded words, which have no place there.
+            text = decode_words(text, where=self._where + name, defects=self._defects)
         ids = [_SPACE.sub("", _COMMENT.sub("", found)) for found in _ANGLES.findall(text)]
         if not any(ids):
             bare = _COMMENT.sub(" ", text).replace("<", " ").replace(">", " ").replace(",", " ")
@@ -156,6 +168,9 @@ class Headers:
             text = self._unfolded(name)
             if text is None:
                 return None
+            if text.lstrip().startswith("=?"):
+                # Old programs of Apple encode a value with all its parameters.
+                text = decode_words(text, where=self._where + name, defects=self._defects)
             found = parse_parameters(text, where=self._where + name, defects=self._defects)
             self._parameterized[name] = found
         return found
@@ -182,6 +197,20 @@ class Headers:
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
-            decoded = charset.decode(value, self._charset, detect=False)
+            decoded = charset.decode(value, self._raw_charset(), detect=False)
             self._defects.add(Code.RAW_8BIT_HEADER, f"{self._where}{name} was read as {decoded.codec}")
             return decoded.text
+
+    def _raw_charset(self) -> str:
+        """Return the assumed charset, or once find out what the raw bytes of all fields look like together.
+
+        Only a message's own headers are looked at so closely, as there may be very many parts.
+        """
+        if self._charset is None:
+            self._charset = "us-ascii" if self._where else self._find_out_charset()
+        return self._charset
+
+    def _find_out_charset(self) -> str:
+        raw = (value for _, value in self._fields if charset.strictly_utf8(value) is None)
+        found = charset.find_out(b"\n".join(raw))
+        return "us-ascii" if found is None or found in _LATIN else found

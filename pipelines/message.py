@@ -126,16 +126,17 @@ class Message:
         """Return a copy that also holds what `stage` found; `found` is made of JSON values."""
         return dataclasses.replace(self, findings=MappingProxyType({**self.findings, stage: found}))
 
-    def to_dict(self, *, properties: Iterable[str] = (), sha256: bool = False) -> dict[str, object]:
+    def to_dict(self, *, properties: Iterable[str] = (), sha256: bool = True) -> dict[str, object]:
         """Return the JSON object: Mailquay's fields, then those of RFC 8621's Email object, new at each call.
 
         Attachments are described and not contained. Every text can be encoded as UTF-8 and has no NUL. `properties`
-        adds header fields under JMAP's names (`header:List-Post:asURLs`, see `pipelines.header_forms`). With `sha256`
-        each part carries the hash of its decoded content, which costs the decoding of all of them.
+        adds header fields under JMAP's names (`header:List-Post:asURLs`, see `pipelines.header_forms`). Without
+        `sha256` the hashes of attachments are left out, for which all of them have to be decoded.
 
         Raises:
             ValueError: One of `properties` is no header property.
         """
+        shown = self.body_values
         return {
             "id": self.id,
             "version": VERSION,
@@ -160,11 +161,11 @@ class Message:
             "keywords": self.keywords,
             "hasAttachment": self.has_attachment,
             "preview": self.preview,
-            "bodyStructure": self.structure.to_dict(sha256=sha256),
+            "bodyStructure": self.structure.to_dict(shown=shown, sha256=sha256),
             "bodyValues": {part_id: value.to_dict() for part_id, value in self.body_values.items()},
-            "textBody": [part.to_dict(sha256=sha256) for part in self.text_body],
-            "htmlBody": [part.to_dict(sha256=sha256) for part in self.html_body],
-            "attachments": [part.to_dict(sha256=sha256) for part in self.attachments],
+            "textBody": [part.to_dict(shown=shown, sha256=sha256) for part in self.text_body],
+            "htmlBody": [part.to_dict(shown=shown, sha256=sha256) for part in self.html_body],
+            "attachments": [part.to_dict(shown=shown, sha256=sha256) for part in self.attachments],
             **{name: header_property(self.headers, name) for name in properties},
         }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,13 +41,14 @@ class Part:
     headers: Headers = field(default_factory=Headers.empty, repr=False, compare=False)
     encoding: str = "7bit"
     content: memoryview = field(default=memoryview(b""), repr=False)
+    _sha256: str | None = field(default=None, init=False, repr=False, compare=False)
 
     def decode(self) -> bytes:
         """Return the whole content with its transfer encoding undone."""
         return transfer.decode(self.content, self.encoding).data
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the content with its transfer encoding undone, about a megabyte at a time."""
+        """Yield the content with its transfer encoding undone, about 100 kB at a time."""
         return transfer.chunks(self.content, self.encoding)
 
     def open(self) -> io.BufferedReader:
@@ -64,11 +65,14 @@ class Part:
         return None if value is None else value.parameters.get("charset")
 
     def sha256(self) -> str:
-        """Return the SHA-256 of the decoded content in hex; it is computed at each call."""
-        digest = hashlib.sha256()
-        for chunk in self.chunks():
-            digest.update(chunk)
-        return digest.hexdigest()
+        """Return the SHA-256 of the decoded content in hex; computed once and kept."""
+        if self._sha256 is None:
+            digest = hashlib.sha256()
+            for chunk in self.chunks():
+                digest.update(chunk)
+            object.__setattr__(self, "_sha256", digest.hexdigest())
+        assert self._sha256 is not None
+        return self._sha256
 
     def sniffed_type(self) -> str | None:
         """Return the media type that the first bytes speak for, whatever the sender declares, or None."""
@@ -91,10 +95,12 @@ class Part:
         for part in self.sub_parts or ():
             yield from part.walk()
 
-    def to_dict(self, *, sha256: bool = False) -> dict[str, object]:
+    def to_dict(self, *, shown: Container[str | None] = (), sha256: bool = True) -> dict[str, object]:
         """Return the JSON of RFC 8621's EmailBodyPart, without its content; `subParts` only for a multipart.
 
-        With `sha256` each part that has content carries its hash too, for which all content is decoded.
+        With `sha256` it has the hash of the content, which is decoded for it. That is None for multiparts, for content that
+        a stage took away, and for the parts in `shown`: those whose text stands beside it in the JSON, where a hash would
+        betray what a stage redacted there.
         """
         result: dict[str, object] = {
             "partId": self.part_id,
@@ -109,10 +115,11 @@ class Part:
             "location": self.location,
             "sniffedType": self.sniffed_type(),
         }
+        if sha256:
+            is_here = self.sub_parts is None and (len(self.content) > 0 or self.size == 0)
+            result["sha256"] = self.sha256() if is_here and self.part_id not in shown else None
         if self.sub_parts is not None:
-            result["subParts"] = [part.to_dict(sha256=sha256) for part in self.sub_parts]
-        elif sha256:
-            result["sha256"] = self.sha256()
+            result["subParts"] = [part.to_dict(shown=shown, sha256=sha256) for part in self.sub_parts]
         return result
 
 

@@ -8,6 +8,7 @@ parts and depth keep hostile structures from costing more than their bytes.
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import NamedTuple
 
 from pipelines import limits, transfer
@@ -22,7 +23,11 @@ from pipelines.part import Part
 
 _DEFAULT = Parameterized("text/plain", {})
 _OPAQUE = "application/octet-stream"
-_TYPE = re.compile(r"[!-.0-~]++/[!-.0-~]++")
+# A token of RFC 2045 section 5.1 has no special character.
+_WORD = r"[^\s()<>@,;:\\\"/\[\]?=]++"
+_TYPE = re.compile(rf"{_WORD}/{_WORD}")
+# Beyond so many declared types no other one is tried, so that finding one stays linear.
+_MOST_TYPES = 4
 # What may follow a boundary on its line; another character that boundaries are made of makes it another boundary.
 _REST_OF_DELIMITER = re.compile(rb"(--[-]*+)?+(?![\w'()+,./:=?-])")
 # A line that opens a part, for multiparts that do not name their boundary: a part's header must follow.
@@ -58,6 +63,8 @@ class Structure:
         self, headers: Headers, start: int, end: int, *, number: str, depth: int, default: Parameterized
     ) -> Part:
         content_type = self._content_type(headers, number=number, default=default)
+        if headers.repeats("Content-Type") and not content_type.value.startswith("multipart/"):
+            content_type = self._multipart_meant(headers, start, end) or content_type
         if not content_type.value.startswith("multipart/"):
             return self._leaf(headers, start, end, number=number or "1", content_type=content_type)
         if depth == limits.DEPTH:
@@ -185,10 +192,25 @@ class Structure:
         content_type = headers.parameterized("Content-Type")
         if content_type is None:
             return default
-        if _TYPE.fullmatch(content_type.value) is None:
+        meant = _TYPE.match(content_type.value)
+        if meant is not None and meant.end() < len(content_type.value):
+            self._defects.add(
+                Code.CONTENT_TYPE_DAMAGED, f"{_named(number)}: what stands behind its type was ignored"
+            )
+            return Parameterized(meant[0], content_type.parameters)
+        if meant is None:
             self._defects.add(Code.CONTENT_TYPE_DAMAGED, f"{_named(number)}: it was taken for text/plain")
             return Parameterized("text/plain", content_type.parameters)
         return content_type
+
+    def _multipart_meant(self, headers: Headers, start: int, end: int) -> Parameterized | None:
+        """Return the multipart among several declared types that stands in the body from its first delimiter to its last."""
+        for single in islice(headers.singly("Content-Type"), _MOST_TYPES):
+            boundary = _boundary(single)
+            delimiters = self._find_delimiters(boundary, start, end) if boundary else []
+            if delimiters and not delimiters[0].closes and delimiters[-1].closes:
+                return single.parameterized("Content-Type")
+        return None
 
     def _leaf(
         self, headers: Headers, start: int, end: int, *, number: str, content_type: Parameterized

@@ -12,9 +12,12 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import pybase64
+
 from pipelines import uuencode
 
-WINDOW = 1 << 20
+# What is decoded at a time; such windows and what comes of them stay in the processor's cache.
+WINDOW = 128 << 10
 
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NOT_BASE64 = bytes(set(range(256)) - set(_LETTERS + b"="))
@@ -32,6 +35,10 @@ _KNOWN = {
     **dict.fromkeys(("uuencode", "xuuencode", "uue", "xuue"), "x-uuencode"),
 }
 _SQUASH = re.compile(r"[^a-z0-9]+")
+_COMMENT = re.compile(r"\([^()]*+\)")
+# Words, which base64 does not consist of.
+_WORDS = re.compile(rb"[\w+/][ \t]+[\w+/]|[^\w+/= \t\r\n]|_")
+_LONGEST_FOOTER = 4 << 10
 _SPACES_BEFORE_LINE_END = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
 
 
@@ -51,15 +58,19 @@ class Measured(NamedTuple):
 
 def known_encoding(value: str) -> str | None:
     """Return the encoding that a header's value means (`base64`, `quoted-printable`, `x-uuencode`, `7bit`...), or None."""
-    return _KNOWN.get(_SQUASH.sub("", value.partition(";")[0].partition("(")[0].lower()))
+    if "(" in value:
+        value = _COMMENT.sub("", value).partition("(")[0]
+    return _KNOWN.get(_SQUASH.sub("", value.partition(";")[0].lower()))
 
 
 def decode(content: memoryview, encoding: str) -> Transferred:
     """Decode a whole body; an encoding other than base64, quoted-printable and x-uuencode leaves it as it is."""
-    if len(content) > WINDOW:
-        return Transferred(b"".join(chunks(content, encoding)), measure(content, encoding).damaged)
+    if encoding == "base64" and len(content) > WINDOW:
+        return Transferred(b"".join(_base64_chunks(content)), _measure_base64(content).damaged)
     if encoding == "base64":
         return decode_base64(bytes(content))
+    if encoding == "quoted-printable" and len(content) > WINDOW:
+        return Transferred(b"".join(_quoted_printable_chunks(content)), damaged=False)
     if encoding == "quoted-printable":
         return Transferred(_decode_quoted_printable(bytes(content).rstrip(b" \t")), damaged=False)
     if encoding == "x-uuencode":
@@ -96,8 +107,8 @@ def decode_base64(data: bytes) -> Transferred:
     kept = data.translate(None, _NOT_BASE64)
     letters = kept.rstrip(b"=")
     whole = len(kept) % 4 == 0 and len(kept) - len(letters) <= 2 and b"=" not in letters
-    decoded = binascii.a2b_base64(kept) if whole else b"".join(map(_decode_segment, _segments(kept)))
-    return Transferred(decoded, damaged=not whole or _holds_junk(data, kept))
+    decoded = pybase64.b64decode(kept, validate=True) if whole else _decode_end(data)
+    return Transferred(decoded, damaged=not whole or _is_junk(data.translate(None, _LETTERS)))
 
 
 def _measure_base64(content: memoryview) -> Measured:
@@ -105,48 +116,88 @@ def _measure_base64(content: memoryview) -> Measured:
     count = paddings = 0
     junk = False
     for window in _windows(content):
-        kept = window.translate(None, _NOT_BASE64)
-        letters = kept.rstrip(b"=")
-        if b"=" in letters or (paddings and letters):
+        others = window.translate(None, _LETTERS)
+        padding = window.find(b"=") if b"=" in others else len(window)
+        if _holds_letters(window if paddings else window[padding:]):
             return Measured(sum(map(len, _base64_chunks(content))), damaged=True)
-        count += len(letters)
-        paddings += len(kept) - len(letters)
-        junk = junk or _holds_junk(window, kept)
+        count += len(window) - len(others)
+        paddings += others.count(b"=")
+        junk = junk or _is_junk(others)
     size = count // 4 * 3 + (0, 0, 1, 2)[count % 4]
     return Measured(size, damaged=junk or paddings > 2 or (count + paddings) % 4 != 0)
 
 
-def _holds_junk(data: bytes, kept: bytes) -> bool:
-    """Whether something else than white space was left out."""
-    left_out = len(data) - len(kept)
-    if left_out == data.count(b"\n") + data.count(b"\r"):
-        return False
-    return left_out != sum(map(data.count, (b"\n", b"\r", b" ", b"\t")))
+def _holds_letters(data: bytes) -> bool:
+    return len(data.translate(None, _LETTERS)) < len(data)
+
+
+def _is_junk(others: bytes) -> bool:
+    """Whether what is no letter is something else than white space and padding."""
+    return bool(others.strip(b" \t\r\n="))
 
 
 def _base64_chunks(content: memoryview) -> Iterator[bytes]:
-    carry = b""
+    carry, position = b"", 0
     for window in _windows(content):
-        *closed, letters = _segments(carry + window.translate(None, _NOT_BASE64))
+        data, position = carry + window, position + len(window)
+        lines = data[: data.rfind(b"\n") + 1]
+        decoded = _decode_lines(lines)
+        if decoded is not None:
+            carry = data[len(lines) :]
+            yield decoded
+            continue
+        if position == len(content):
+            carry = data
+            break
+        *closed, letters = _segments(data.translate(None, _NOT_BASE64))
         groups = len(letters) // 4 * 4
         carry = letters[groups:]
-        yield b"".join([*map(_decode_segment, closed), binascii.a2b_base64(letters[:groups])])
+        yield b"".join([*map(_decode_segment, closed), pybase64.b64decode(letters[:groups], validate=True)])
     if carry:
-        yield _decode_segment(carry)
+        yield _decode_end(carry)
+
+
+def _decode_lines(lines: bytes) -> bytes | None:
+    """Decode lines of whole groups in one go, which is the usual case, or return None if they are none."""
+    if not lines or b"=" in lines:
+        return None
+    try:
+        return pybase64.b64decode(lines)
+    except binascii.Error:
+        return None
 
 
 def _segments(kept: bytes) -> list[bytes]:
     """Split base64 where it was padded; some gateways join pieces that were encoded one by one."""
+    if b"=" not in kept:
+        return [kept]
     if kept.count(b"=") > _MOST_SEGMENTS:
         return [kept.replace(b"=", b"")]
     return kept.split(b"=")
+
+
+def _decode_end(data: bytes) -> bytes:
+    """Decode the last of a body, with paddings anywhere."""
+    kept = _without_footer(data).translate(None, _NOT_BASE64)
+    return b"".join(map(_decode_segment, _segments(kept)))
+
+
+def _without_footer(data: bytes) -> bytes:
+    """Cut off words that a gateway wrote below base64 that was padded; further base64 stays."""
+    padding = data.find(b"=")
+    footer = data[padding:].lstrip(b"= \t\r\n") if padding != -1 else b""
+    if not footer or len(footer) > _LONGEST_FOOTER:
+        return data
+    letters = len(data[:padding].translate(None, _NOT_BASE64))
+    is_base64 = len(footer.translate(None, _NOT_BASE64)) % 4 == 0 and _WORDS.search(footer) is None
+    return data if is_base64 or letters % 4 < 2 else data[: -len(footer)]
 
 
 def _decode_segment(letters: bytes) -> bytes:
     """Decode letters without padding; a single letter too many stands for nothing."""
     if len(letters) % 4 == 1:
         letters = letters[:-1]
-    return binascii.a2b_base64(letters + b"=" * (-len(letters) % 4))
+    return pybase64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
 
 
 def _quoted_printable_chunks(content: memoryview) -> Iterator[bytes]:
@@ -169,6 +220,9 @@ def _decode_quoted_printable(data: bytes) -> bytes:
     """Decode quoted-printable after dropping white space at line ends, as RFC 2045 section 6.7 (3) asks."""
     if b" \n" in data or b" \r" in data or (b"\t" in data and (b"\t\n" in data or b"\t\r" in data)):
         data = _SPACES_BEFORE_LINE_END.sub(b"", data)
+    if b"==" in data:
+        # The first of two equals signs is no escape and stands for itself; `binascii` would drop it.
+        data = data.replace(b"==", b"=3D=").replace(b"==", b"=3D=")
     return binascii.a2b_qp(data)
 
 

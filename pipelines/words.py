@@ -76,7 +76,8 @@ def _next_word(text: str, position: int) -> tuple[int, int, _Word] | None:
         if end == -1:
             return None
         name, _, _language = head[1].partition("*")
-        encoded = text[head.end() : end].encode("utf-8", "replace")
+        # Raw characters beyond ASCII do not belong into a word; where they stand, they are of its charset.
+        encoded = charset.encode(text[head.end() : end], name)
         if head[2] in "bB":
             data = transfer.decode_base64(encoded).data
         else:

@@ -18,8 +18,12 @@ from tests.bed.fixtures import (
     fresh_valkey,
     identity,
     installation,
+    mariadb,
+    nats_server,
     oidc_dovecot,
     oidc_provider,
+    postgres,
+    rabbitmq,
     valkey,
 )
 from tests.bed.leaks import Leaks
@@ -34,8 +38,12 @@ __all__ = [
     "fresh_valkey",
     "identity",
     "installation",
+    "mariadb",
+    "nats_server",
     "oidc_dovecot",
     "oidc_provider",
+    "postgres",
+    "rabbitmq",
     "valkey",
 ]
 

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from worker.errors import Misconfigured, NeedsSignIn
-from worker.mailbox import Mailbox
 from worker.quay import Quay
+from worker.signer import Signer
 from worker.sources.providers import RegistrationName
 from worker.tokens import Certificate, Credential, Registration, Secret, Stored
 from worker.tokens.verdict import lasting, restored
@@ -140,7 +140,7 @@ def _credential(
 
 def account_standing(
     account: str,
-    mailboxes: Sequence[Mailbox],
+    mailboxes: Sequence[Signer],
     stored: Stored,
     registration: Registration,
     *,

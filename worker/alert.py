@@ -105,7 +105,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """An enabled mailbox: who signs in for it, how it stands, and its host if that is away."""
+    """An enabled mailbox: who signs in for it, how it stands, and its host if that is away. Or an output, by its account alone."""
 
     mailbox: str
     account: str
@@ -271,6 +271,13 @@ def _note(quay: Quay) -> list[Alert]:
             away[host_of(mailbox.endpoint)],
         )
         for name, mailbox in enabled
+    ]
+    served = {output for _, mailbox in enabled for output in mailbox.outputs}
+    polled += [
+        # Whether it was tried is not kept; it is whenever there is mail.
+        Polled(signer.name, quay.settings.account(signer).casefold(), Standing(tried_at=quay.clock()))
+        for signer in quay.settings.output_signers
+        if signer.output in served
     ]
     now = standing_alerts(access(quay), polled, before, now=quay.clock())
     raised = [one for id_, one in now.items() if id_ not in before]

@@ -59,15 +59,12 @@ def since_noted(batch: Batch, chosen: Chosen) -> Batch:
     return replace(batch, outputs={**batch.outputs, **since})
 
 
-def waiting_until(batch: Batch, away: Mapping[str, OpenCircuit], held: Mapping[str, int]) -> Batch:
-    """The batch with when to look again at outputs that are not asked: those away, and those held back by the order.
+def due_again(batch: Batch, away: Mapping[str, OpenCircuit], held: Mapping[str, int]) -> int:
+    """When to look at a batch again, in Unix seconds, with outputs that are not asked: those away, and those held back.
 
-    One that waits for nobody but outputs that are away is parked, and is not looked at until it is let out.
+    One that waits for nobody but outputs that are away is parked, and is looked at when it is let out.
     """
-    outputs = dict(batch.outputs)
-    for output, circuit in away.items():
-        due = outputs[output].due if away.keys() == outputs.keys() else int(circuit.probe_at) + 1
-        outputs[output] = replace(outputs[output], due=max(due, outputs[output].due), reason=circuit.reason)
-    for output in held.keys() & outputs.keys():
-        outputs[output] = replace(outputs[output], due=held[output])
-    return replace(batch, outputs=outputs)
+    if away.keys() == batch.outputs.keys():
+        return 0
+    probes = {output: int(circuit.probe_at) + 1 for output, circuit in away.items()}
+    return min(max(state.due, {**probes, **held}.get(output, 0)) for output, state in batch.outputs.items())

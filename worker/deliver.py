@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from worker.ask import ask
-from worker.choose import Chosen, choose, waiting_until
+from worker.choose import Chosen, choose, due_again
 from worker.errors import MailquayError, SpoolFull
 from worker.lease import Lease, held
 from worker.ordering import next_in_line, ordered
@@ -119,8 +119,8 @@ def _conclude(
     batch, chosen = opened.batch, prepared.chosen
     terms = quay.terms(batch.mailbox)
     follows = owing(prepared.batch, prepared.receipts, now=quay.clock(), chance=quay.chance, terms=terms)
-    away = quay.circuits.opened(follows.batch.outputs)
-    following = waiting_until(follows.batch, away, chosen.held)
+    following = follows.batch
+    away = quay.circuits.opened(following.outputs)
     failed = {failure.entry.id for failure in follows.failures}
     done = [
         after
@@ -131,7 +131,7 @@ def _conclude(
     _note_settled(quay, batch, done)
     if following.owing:
         delivered.again = len(following.owing)
-        delivered.due = min(state.due for state in following.outputs.values())
+        delivered.due = due_again(following, away, chosen.held)
         renewed = quay.spool.again(ticket, opened, following, due=delivered.due)
         if renewed and away.keys() == following.outputs.keys():
             quay.spool.park(renewed, min(away), quay.clock())
@@ -146,7 +146,10 @@ def _conclude(
     delivered.accepted = follows.accepted
     delivered.failed = len(failed)
     delivered.trouble = "; ".join(
-        sorted({state.reason for state in following.outputs.values() if state.reason})
+        sorted(
+            {state.reason for state in following.outputs.values() if state.reason}
+            | {circuit.reason for circuit in away.values()}
+        )
         + sorted({failure.reason for failure in follows.failures})
     )
     _tell(quay, batch, delivered, prepared.dropped)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from worker.mailbox import Mailbox
+from worker.signer import OutputSigner, Signer
 from worker.sources.providers import PERMISSIONS, CloudName, Protocol
 from worker.tokens import Registration
 
@@ -19,25 +20,33 @@ _ENVIRONMENTS: Mapping[CloudName, str] = MappingProxyType(
     {"gcc-high": "O365USGovGCCHigh", "dod": "O365USGovDoD", "china": "O365China"}
 )
 _SPELLED: Mapping[Protocol, str] = MappingProxyType({"imap": "Imap", "pop3": "Pop"})
-_SWITCHES: Mapping[Protocol, str] = MappingProxyType({"imap": "-ImapEnabled", "pop3": "-PopEnabled"})
+_SWITCHES: Mapping[str, str] = MappingProxyType(
+    {
+        "imap": "-ImapEnabled $true",
+        "pop3": "-PopEnabled $true",
+        "smtp": "-SmtpClientAuthenticationDisabled $false",
+    }
+)
 _ANY_TENANT = {"organizations", "common", "consumers"}
 _QUOTES = re.compile("(['\u2018\u2019\u201a\u201b])")
 """PowerShell takes typographic quotes for plain ones."""
 
 
 def access_lines(
-    mailboxes: Iterable[Mailbox], registration: Callable[[Mailbox], Registration], *, cloud: CloudName
+    signers: Iterable[Signer], registration: Callable[[Signer], Registration], *, cloud: CloudName
 ) -> list[str]:
-    """The lines for all Microsoft 365 mailboxes that need somebody's permission; none when there are none.
+    """The lines for all Microsoft 365 mailboxes and outputs that need somebody's permission; none when there are none.
 
-    Those are the mailboxes that the application opens on its own, and those that an account opens beside its own one.
+    Those are the mailboxes that the application opens on its own, those that an account opens beside its own one, and those
+    that mail is sent from.
     """
-    tenants: dict[str, list[Mailbox]] = {}
-    for mailbox in sorted(mailboxes, key=lambda one: one.name):
-        shared = mailbox.auth == "delegated" and mailbox.account.casefold() != mailbox.address.casefold()
-        if mailbox.provider == "microsoft365" and (mailbox.auth == "app" or shared):
-            tenant = registration(mailbox).authority.rpartition("/")[2]
-            tenants.setdefault(tenant, []).append(mailbox)
+    tenants: dict[str, list[Signer]] = {}
+    for signer in sorted(signers, key=lambda one: one.name):
+        shared = signer.auth == "delegated" and signer.account.casefold() != _mailbox(signer).casefold()
+        sends = isinstance(signer, OutputSigner) and signer.protocol == "smtp"
+        if signer.provider == "microsoft365" and (signer.auth == "app" or shared or sends):
+            tenant = registration(signer).authority.rpartition("/")[2]
+            tenants.setdefault(tenant, []).append(signer)
     return [
         line
         for tenant, theirs in tenants.items()
@@ -64,39 +73,63 @@ def advice_lines(mailboxes: Iterable[Mailbox]) -> list[str]:
 
 def _of_tenant(
     tenant: str,
-    mailboxes: Sequence[Mailbox],
-    registration: Callable[[Mailbox], Registration],
+    signers: Sequence[Signer],
+    registration: Callable[[Signer], Registration],
     environment: str | None,
 ) -> Iterator[str]:
     organization = "" if tenant in _ANY_TENANT else f" -Organization {_quoted(tenant)}"
     cloud = f" -ExchangeEnvironmentName {environment}" if environment else ""
     yield f"Connect-ExchangeOnline{organization}{cloud}"
-    applications: dict[str, list[Mailbox]] = {}
-    for mailbox in mailboxes:
-        if mailbox.auth == "app":
-            applications.setdefault(registration(mailbox).client_id, []).append(mailbox)
+    applications: dict[str, list[Signer]] = {}
+    people: list[str] = []
+    for signer in signers:
+        if signer.auth == "app":
+            applications.setdefault(registration(signer).client_id, []).append(signer)
+        elif isinstance(signer, OutputSigner) and signer.protocol == "smtp":
+            people += [*_sending(signer, _quoted(signer.account)), _switch(signer)]
         else:
-            yield _permission(mailbox, _quoted(mailbox.account))
+            people.append(_permission(signer, _quoted(signer.account)))
+    yield from dict.fromkeys(people)
     for client_id, theirs in applications.items():
         # The same mailbox may be pulled twice.
         yield from dict.fromkeys(_of_application(client_id, theirs))
 
 
-def _of_application(client_id: str, mailboxes: Sequence[Mailbox]) -> Iterator[str]:
-    wanted = sorted({PERMISSIONS["app", mailbox.protocol] for mailbox in mailboxes})
+def _of_application(client_id: str, signers: Sequence[Signer]) -> Iterator[str]:
+    wanted = sorted({PERMISSIONS["app", signer.protocol] for signer in signers})
+    to_send = PERMISSIONS["app", "smtp"]
     yield (
         f"# The application {client_id} needs, with an administrator's consent, the application permissions "
-        f"{' and '.join(wanted)} of Office 365 Exchange Online (and {PERMISSIONS['app', 'smtp']} to send)."
+        f"{' and '.join(wanted)} of Office 365 Exchange Online{'' if to_send in wanted else f' (and {to_send} to send)'}."
     )
     yield "$ObjectId = '<object id of the ENTERPRISE application, not of the app registration>'"
     yield f'New-ServicePrincipal -AppId {_quoted(client_id)} -ObjectId $ObjectId -DisplayName "Mailquay"'
-    for mailbox in mailboxes:
-        yield _permission(mailbox, "$ObjectId")
-        yield f"Set-CASMailbox -Identity {_quoted(mailbox.address)} {_SWITCHES[mailbox.protocol]} $true"
+    for signer in signers:
+        yield _permission(signer, "$ObjectId")
+        if isinstance(signer, OutputSigner) and signer.protocol == "smtp":
+            yield from _sending(signer, "$ObjectId")
+        yield _switch(signer)
 
 
-def _permission(mailbox: Mailbox, user: str) -> str:
-    return f"Add-MailboxPermission -Identity {_quoted(mailbox.address)} -User {user} -AccessRights FullAccess"
+def _mailbox(signer: Signer) -> str:
+    """Whose mailbox is signed in to."""
+    return signer.login if isinstance(signer, OutputSigner) else signer.address
+
+
+def _permission(signer: Signer, user: str) -> str:
+    return (
+        f"Add-MailboxPermission -Identity {_quoted(_mailbox(signer))} -User {user} -AccessRights FullAccess"
+    )
+
+
+def _sending(signer: OutputSigner, trustee: str) -> Iterator[str]:
+    """The right to send as somebody else than the mailbox that is signed in to."""
+    if signer.address.casefold() != signer.login.casefold():
+        yield f"Add-RecipientPermission -Identity {_quoted(signer.address)} -Trustee {trustee} -AccessRights SendAs"
+
+
+def _switch(signer: Signer) -> str:
+    return f"Set-CASMailbox -Identity {_quoted(_mailbox(signer))} {_SWITCHES[signer.protocol]}"
 
 
 def _quoted(text: str) -> str:

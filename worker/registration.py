@@ -6,6 +6,7 @@ OpenID Connect discovery address. A mailbox may name a client, a tenant or an is
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
@@ -13,8 +14,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from pipelines.options import Options
-from worker.errors import Misconfigured
-from worker.mailbox import Day, Issuer, LocalFile, LocalPath, Mailbox, Tenant, Text, lower
+from worker.errors import Misconfigured, Problem
+from worker.mailbox import Day, Issuer, LocalFile, LocalPath, Tenant, Text, lower
+from worker.signer import OutputSigner, Signer
 from worker.sources.providers import CLOUDS, PROVIDERS, CloudName, RegistrationName
 from worker.tokens import Certificate, Credential, Federated, Registration, Secret
 
@@ -149,8 +151,8 @@ class Oidc(AppRegistration):
     )
 
 
-def registration_for(mailbox: Mailbox, *, entra: Entra, google: Google, oidc: Oidc) -> Registration:
-    """Say which application signs in for a mailbox, where, and with what.
+def registration_for(mailbox: Signer, *, entra: Entra, google: Google, oidc: Oidc) -> Registration:
+    """Say which application signs in for a mailbox or an output, where, and with what.
 
     Raises:
         Misconfigured: no application is named, it has no credential where one is needed, or there is no issuer.
@@ -194,3 +196,41 @@ def registration_for(mailbox: Mailbox, *, entra: Entra, google: Google, oidc: Oi
             authority, claims = issuer, (section.username_claim,)
     ca_file = None if section.ca_file is None else str(section.ca_file)
     return Registration(section.name, client_id, authority, claims, credential, ca_file, ends_at)
+
+
+def registration_problems(
+    signers: Iterable[Signer], *, entra: Entra, google: Google, oidc: Oidc
+) -> Iterator[Problem]:
+    """Mailboxes and outputs for which no application can sign in, and accounts that would have to sign in twice."""
+    seen: dict[str, tuple[str, Registration]] = {}
+    proven: dict[tuple[str, str], tuple[str, Registration]] = {}
+    for signer in signers:
+        if signer.auth == "password":
+            continue
+        name = signer.name if isinstance(signer, OutputSigner) else f"mailbox {signer.name}"
+        kind, _, key = name.upper().partition(" ")
+        # An output has no application of its own: it has that of its account's mailbox, or its provider's.
+        variable = f"{kind}__{key}__{'AUTH' if isinstance(signer, OutputSigner) else 'CLIENT_ID'}"
+        try:
+            registration = registration_for(signer, entra=entra, google=google, oidc=oidc)
+        except Misconfigured as error:
+            yield Problem(variable, error.sentence)
+            continue
+        other, theirs = proven.setdefault(
+            (registration.client_id, registration.authority), (name, registration)
+        )
+        if theirs.credential != registration.credential:
+            # A wrong one would be tried with the right one's account, and stop the mailboxes of both.
+            yield Problem(
+                f"{kind}__{key}__CLIENT_SECRET",
+                f"is not what the {other} proves the same application with; let both use one",
+            )
+        if signer.auth == "app":
+            continue
+        other, theirs = seen.setdefault(signer.account.casefold(), (name, registration))
+        if (theirs.client_id, theirs.authority) != (registration.client_id, registration.authority):
+            # Tokens are kept per account: the two would take turns in throwing each other's sign-in away.
+            yield Problem(
+                variable,
+                f"signs its account in under another app registration than the {other} does; let both use one",
+            )

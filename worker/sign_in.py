@@ -15,6 +15,7 @@ from typing import Any, Literal
 from worker.errors import Misconfigured
 from worker.mailbox import Mailbox
 from worker.quay import Quay
+from worker.signer import Signer
 from worker.timetable import pull_entry
 from worker.tokens import Granted
 
@@ -35,12 +36,12 @@ class Begun:
     user_code: str = ""
 
 
-def mailboxes_of(quay: Quay, account: str) -> list[Mailbox]:
-    """The mailboxes that sign in as this person, without regard to case."""
+def signers_of(quay: Quay, account: str) -> list[Signer]:
+    """The mailboxes and outputs that sign in as this person, without regard to case."""
     return [
-        mailbox
-        for mailbox in quay.settings.mailboxes.values()
-        if mailbox.auth == "delegated" and mailbox.account.casefold() == account.casefold()
+        signer
+        for signer in quay.settings.signers
+        if signer.auth == "delegated" and signer.account.casefold() == account.casefold()
     ]
 
 
@@ -50,7 +51,7 @@ def usual_way(quay: Quay, account: str) -> Literal["device", "code"]:
     Raises:
         Misconfigured: no mailbox signs in as this account.
     """
-    registration = quay.settings.registration(_mailboxes(quay, account)[0])
+    registration = quay.settings.registration(_signers(quay, account)[0])
     # Google has no device code flow for mail, and MSAL none for confidential clients.
     return "device" if registration.credential is None and registration.name != "google" else "code"
 
@@ -62,8 +63,7 @@ def begin_device_code(quay: Quay, account: str) -> Begun:
         Misconfigured: no mailbox signs in as this account, or this registration has no such flow.
         MailquayError: the provider refuses, or does not answer.
     """
-    mailbox = _mailboxes(quay, account)[0]
-    flow = quay.entra(mailbox).begin_device_flow(account, _scopes(quay, account))
+    flow = quay.entra(_signers(quay, account)[0]).begin_device_flow(account, _scopes(quay, account))
     return Begun(account, str(flow["verification_uri"]), flow, str(flow["user_code"]))
 
 
@@ -74,7 +74,7 @@ def finish_device_code(quay: Quay, begun: Begun, *, give_up: Callable[[], bool] 
         NeedsSignIn: declined, too late, given up, or somebody else signed in; nothing was stored.
         MailquayError: the provider refuses, or does not answer.
     """
-    entra = quay.entra(_mailboxes(quay, begun.account)[0])
+    entra = quay.entra(_signers(quay, begun.account)[0])
     scopes = _scopes(quay, begun.account)
     _keep(quay, begun, entra.finish_device_flow(begun.flow, begun.account, scopes, give_up=give_up))
 
@@ -87,7 +87,7 @@ def begin_code(
     The provider sends the browser to `redirect_uri` afterwards, which has to be registered with it; with `form_post` as a
     form instead of in the address. Raises as `begin_device_code`.
     """
-    entra = quay.entra(_mailboxes(quay, account)[0])
+    entra = quay.entra(_signers(quay, account)[0])
     flow = entra.begin_code_flow(
         account, _scopes(quay, account), redirect_uri=redirect_uri, form_post=form_post
     )
@@ -96,7 +96,7 @@ def begin_code(
 
 def finish_code(quay: Quay, begun: Begun, answer: Mapping[str, str]) -> None:
     """Redeem what the provider sent to the redirect URI, and store what came. Raises as `finish_device_code`."""
-    entra = quay.entra(_mailboxes(quay, begun.account)[0])
+    entra = quay.entra(_signers(quay, begun.account)[0])
     _keep(
         quay, begun, entra.finish_code_flow(begun.flow, answer, begun.account, _scopes(quay, begun.account))
     )
@@ -109,22 +109,24 @@ def by_device_code(quay: Quay, account: str, *, show: Callable[[str, str], None]
     finish_device_code(quay, begun)
 
 
-def _mailboxes(quay: Quay, account: str) -> list[Mailbox]:
-    mailboxes = mailboxes_of(quay, account)
-    if not mailboxes:
-        raise Misconfigured(f"no configured mailbox signs in as {account}; check ACCOUNT and ADDRESS")
-    return mailboxes
+def _signers(quay: Quay, account: str) -> list[Signer]:
+    signers = signers_of(quay, account)
+    if not signers:
+        raise Misconfigured(
+            f"no configured mailbox signs in as {account}, nor an output; check ACCOUNT and ADDRESS"
+        )
+    return signers
 
 
 def _scopes(quay: Quay, account: str) -> list[str]:
-    """What all its mailboxes need together: consent is given once."""
-    return sorted({scope for mailbox in _mailboxes(quay, account) for scope in mailbox.scopes})
+    """What all its mailboxes and outputs need together: consent is given once."""
+    return sorted({scope for signer in _signers(quay, account) for scope in signer.scopes})
 
 
 def _keep(quay: Quay, begun: Begun, granted: Granted) -> None:
     """Store a sign-in, also when a worker has just refreshed the one before: this one is newer."""
-    mailboxes = _mailboxes(quay, begun.account)
-    client_id = quay.settings.registration(mailboxes[0]).client_id
+    signers = _signers(quay, begun.account)
+    client_id = quay.settings.registration(signers[0]).client_id
     store = quay.token_store
 
     def swap() -> bool:
@@ -140,5 +142,6 @@ def _keep(quay: Quay, begun: Begun, granted: Granted) -> None:
 
     while not store.outlasting(swap, clock=quay.clock, sleep=time.sleep):
         continue
-    for mailbox in mailboxes:
-        quay.timetable.park(pull_entry(mailbox.name), quay.clock())
+    for signer in signers:
+        if isinstance(signer, Mailbox):
+            quay.timetable.park(pull_entry(signer.name), quay.clock())

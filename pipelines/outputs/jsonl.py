@@ -3,29 +3,31 @@
 A receipt says accepted only when the line is on the disk. Any number of processes may append to one file, and each may
 die at any instruction: a line without its newline was never accepted and is cut off, a whole one is recognised by its
 id. Lines are never changed or removed, and reading the file needs no lock. The file has to lie on a local disk, or on
-a network one that knows flock(2). It does not rotate the file, but somebody else may.
+a network one that knows flock(2). It is rotated by size or by day when that is asked for; somebody else may do so too.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from fcntl import LOCK_EX, LOCK_NB, flock
-from pathlib import Path
+from functools import partial
 from typing import ClassVar
 
 from pydantic import Field
 
 from pipelines.message import Message
-from pipelines.options import FilePath
-from pipelines.output import Accepted, Output, OutputOptions, Receipt, Retry
-from pipelines.outputs.line_index import LINE_START, LineIndex, is_damage
+from pipelines.options import ByteSize, FilePath, Flag
+from pipelines.output import Output, OutputOptions, Receipt
+from pipelines.outputs.appended_file import AppendedFile, beside
+from pipelines.outputs.locks import LOCK_SECONDS, Patience, opened_alone
+from pipelines.outputs.rotation import Rotation
 
-LOCK_SECONDS = 30.0
-LOCK_POLL_SECONDS = 0.005
+LINE_START = b'{"id":"'
+_ID = re.compile(rb'\{"id":"([0-9a-f]{32})"')
+_HEAD_BYTES = len(LINE_START) + 33
+_CHUNK_BYTES = 1 << 20
 
 
 class JsonlOptions(OutputOptions):
@@ -34,6 +36,15 @@ class JsonlOptions(OutputOptions):
     path: FilePath = Field(
         description="File that gets one line of JSON a message; its folder is made when it is missing.",
         examples=["/data/mail.jsonl"],
+    )
+    rotate_size: ByteSize | None = Field(
+        default=None,
+        gt=0,
+        description="Begin a new file before this one would grow beyond that size.",
+        examples=["100MB"],
+    )
+    rotate_daily: Flag = Field(
+        default=False, description="Begin a new file with the first message of each day (UTC)."
     )
 
 
@@ -51,14 +62,24 @@ class JsonlOutput(Output):
         name: str,
         options: JsonlOptions,
         *,
+        now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Remember the options; `clock` and `sleep`, in seconds, serve the wait for the lock."""
+        """Remember the options; `now`, in Unix seconds, tells days apart, `clock` and `sleep` serve the wait for the lock."""
         super().__init__(name, options)
-        self._clock = clock
-        self._sleep = sleep
-        self._index = LineIndex(_beside(options.path, ".ids"))
+        rotates = options.rotate_daily or options.rotate_size is not None
+        self._file = AppendedFile(
+            options.path,
+            _JsonLines(),
+            opened=partial(
+                opened_alone,
+                options.path,
+                lock=beside(options.path, ".lock"),
+                patience=Patience(LOCK_SECONDS, clock, sleep),
+            ),
+            rotation=Rotation(options.rotate_size, options.rotate_daily, now) if rotates else None,
+        )
 
     def open(self) -> None:
         """Make the folder of the file.
@@ -66,118 +87,54 @@ class JsonlOutput(Output):
         Raises:
             OSError: the folder cannot be made.
         """
-        self.options.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file.open()
 
     def deliver(self, messages: Sequence[Message]) -> Sequence[Receipt]:
-        """Append the messages that the file does not hold yet, in one write and one fsync."""
-        path = self.options.path
-        try:
-            with self._locked():
-                return self._deliver(messages)
-        except sqlite3.Error as error:
-            failure = Retry(
-                f"{self._index.path} cannot be used ({error}); it may be deleted, it is built again"
-            )
-        except OSError as error:
-            failure = Retry(f"{path} cannot be written: {error.strerror or error}")
-        return [failure] * len(messages)
+        """Append the messages that the file does not hold yet, and sync it once."""
+        return self._file.deliver(messages)
 
     def close(self) -> None:
         """Close the index."""
-        self._index.close()
-
-    def _deliver(self, messages: Sequence[Message]) -> Sequence[Receipt]:
-        try:
-            return self._append(messages)
-        except sqlite3.Error as error:
-            if not is_damage(error):
-                raise
-        # Nothing is lost with the index: the lines themselves tell what was appended, even a moment ago.
-        self._index.discard()
-        return self._append(messages)
-
-    def _append(self, messages: Sequence[Message]) -> Sequence[Receipt]:
-        # Opened anew each time, because somebody may have rotated the file away.
-        file = os.open(self.options.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            end = self._index.catch_up(file)
-            _cut_torn_line(file, end)
-            new = self._index.unknown(message.id for message in messages)
-            # A dict, because one call may hold the same message twice.
-            lines = {message.id: message.to_json() for message in messages if message.id in new}
-            failure = _write(file, list(lines.values()), end=end)
-            if lines and failure is None:
-                if end == 0:
-                    _sync_folder(self.options.path.parent)
-                self._index.catch_up(file)
-        finally:
-            os.close(file)
-        if failure is None:
-            return [Accepted()] * len(messages)
-        late = Retry(f"{self.options.path} cannot be written: {failure.strerror}")
-        return [late if message.id in new else Accepted() for message in messages]
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other processes away from the file and its index."""
-        path = _beside(self.options.path, ".lock")
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            deadline = self._clock() + LOCK_SECONDS
-            while not _try_lock(lock):
-                if self._clock() >= deadline:
-                    raise TimeoutError(
-                        f"another process holds {path.name} for {LOCK_SECONDS:.0f} s; does it hang?"
-                    )
-                self._sleep(LOCK_POLL_SECONDS)
-            yield
-        finally:
-            os.close(lock)
+        self._file.close()
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
+class _JsonLines:
+    """A message is a line, which begins with its id."""
+
+    def record(self, message: Message) -> tuple[bytes, bytes]:
+        return message.to_json(), b"\n"
+
+    def read(self, file: int, *, start: int) -> Iterator[tuple[bytes | None, int]]:
+        return read_lines(file, start=start)
+
+    def mend(self, file: int, *, end: int, is_known: Callable[[str], bool]) -> bytes:  # noqa: ARG002
+        """Cut off what follows the last newline; its message was not accepted and comes again."""
+        tail = os.pread(file, len(LINE_START), end)
+        # A file system that lost power may have kept the length of a write and not its bytes.
+        if not LINE_START.startswith(tail) and not tail.startswith(b"\0"):
+            raise OSError(
+                "its last line is unfinished and not Mailquay's; end it with a newline or choose another PATH"
+            )
+        if tail:
+            os.ftruncate(file, end)
+        return b""
 
 
-def _try_lock(file: int) -> bool:
-    try:
-        flock(file, LOCK_EX | LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def read_lines(file: int, *, start: int) -> Iterator[tuple[bytes | None, int]]:
+    """Walk over the whole lines from offset `start`: the id in 16 bytes, and the offset behind the newline.
 
-
-def _cut_torn_line(file: int, end: int) -> None:
-    """Cut off what a dead writer left behind the last newline; its message was not accepted and comes again."""
-    tail = os.pread(file, len(LINE_START), end)
-    if not tail:
-        return
-    # A file system that lost power may have kept the length of a write and not its bytes.
-    if not LINE_START.startswith(tail) and not tail.startswith(b"\0"):
-        raise OSError(
-            "its last line is unfinished and not Mailquay's; end it with a newline or choose another PATH"
-        )
-    os.ftruncate(file, end)
-
-
-def _write(file: int, lines: Sequence[bytes], *, end: int) -> OSError | None:
-    """Put whole lines durably behind `end`, or leave the file as it was and return what prevented it."""
-    rest = memoryview(b"".join(part for line in lines for part in (line, b"\n")))
-    try:
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        if lines:
-            os.fsync(file)
-    except OSError as error:
-        os.ftruncate(file, end)
-        return error
-    return None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the name of a new file as durable as its bytes."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    The id is None for a line that Mailquay did not write, and for one with a NUL in it: JSON has none, a file system
+    that lost power in the middle of a write leaves them. What follows the last newline is not a line.
+    """
+    head, damaged, offset = b"", False, start
+    while chunk := os.pread(file, _CHUNK_BYTES, offset):
+        begin = 0
+        while (end := chunk.find(b"\n", begin)) >= 0:
+            head += chunk[begin : min(end, begin + _HEAD_BYTES)]
+            damaged = damaged or chunk.find(b"\0", begin, end) >= 0
+            found = None if damaged else _ID.match(head)
+            yield bytes.fromhex(found[1].decode()) if found else None, offset + end + 1
+            head, damaged, begin = b"", False, end + 1
+        head = (head + chunk[begin : begin + _HEAD_BYTES])[:_HEAD_BYTES]
+        damaged = damaged or chunk.find(b"\0", begin) >= 0
+        offset += len(chunk)

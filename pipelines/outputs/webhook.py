@@ -12,15 +12,12 @@ import base64
 import binascii
 import hmac
 import itertools
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import ClassVar
 
 import httpx2
@@ -30,14 +27,17 @@ from pydantic_core import PydanticCustomError
 from pipelines.message import Message
 from pipelines.options import Duration, FilePath, write_duration
 from pipelines.output import Accepted, Output, OutputOptions, Receipt, Refused, Retry
+from pipelines.outputs.http_client import (
+    check_address,
+    new_client,
+    read_answer,
+    read_retry_after,
+    server_of,
+)
 
 # 400 bad request, 410 gone, 413 too large, 415 wrong type, 422 invalid: the same request would meet the same answer. Not
 # 401, 403, 404 or 405: those say that the URL or the credentials are wrong, which a person can put right.
 REFUSED_STATUSES = frozenset({400, 410, 413, 415, 422})
-# A receiver may ask for patience, and may be wrong about how much.
-PATIENCE = timedelta(days=1)
-# Many servers close an idle connection after five seconds; ours is gone first, so that no request meets a closed one.
-KEEP_ALIVE_SECONDS = 3.0
 ANSWER_BYTES = 64 * 1024
 
 
@@ -72,13 +72,7 @@ class WebhookOptions(OutputOptions):
     @field_validator("url")
     @classmethod
     def _is_address(cls, url: str) -> str:
-        try:
-            address = httpx2.URL(url)
-        except httpx2.InvalidURL:
-            address = httpx2.URL("")
-        if address.scheme not in {"http", "https"} or not address.host:
-            raise PydanticCustomError("url", "write a whole address: http or https, host and path")
-        return url
+        return check_address(url)
 
     @field_validator("secret")
     @classmethod
@@ -104,9 +98,7 @@ class WebhookOutput(Output):
         self._clock = clock
         self._opened = ExitStack()
         self._keys = () if options.secret is None else read_keys(options.secret)
-        address = httpx2.URL(options.url)
-        # What reasons show: no credentials, path or query, which may be as good as a password.
-        self._server = f"{address.scheme}://{address.netloc.decode()}"
+        self._server = server_of(options.url)
 
     def open(self) -> None:
         """Make the HTTP client and the threads that use it.
@@ -115,14 +107,10 @@ class WebhookOutput(Output):
             OSError: CA_FILE cannot be read or holds no certificate.
         """
         self._client = self._opened.enter_context(
-            httpx2.Client(
-                verify=_trust(self.options.ca_file),
-                timeout=self.options.timeout.total_seconds(),
-                limits=httpx2.Limits(
-                    max_connections=self.options.parallel, keepalive_expiry=KEEP_ALIVE_SECONDS
-                ),
-                follow_redirects=False,
-                trust_env=False,
+            new_client(
+                timeout=self.options.timeout,
+                connections=self.options.parallel,
+                ca_file=self.options.ca_file,
             )
         )
         self._threads = self._opened.enter_context(ThreadPoolExecutor(self.options.parallel))
@@ -148,7 +136,9 @@ class WebhookOutput(Output):
         }
         try:
             with self._client.stream("POST", self.options.url, content=body, headers=headers) as answer:
-                self._skim(answer)
+                # The status is known already: a short answer is read so that the connection can be used again.
+                seconds = self.options.timeout.total_seconds()
+                read_answer(answer, most=ANSWER_BYTES, seconds=seconds, clock=self._clock)
                 return judge(
                     answer.status_code,
                     retry_after=answer.headers.get("retry-after"),
@@ -177,27 +167,6 @@ class WebhookOutput(Output):
             )
         return headers
 
-    def _skim(self, answer: httpx2.Response) -> None:
-        """Read a short answer to its end, so that the connection can be used again; its words do not matter."""
-        deadline = self._clock() + self.options.timeout.total_seconds()
-        read = 0
-        # The status is known already, so a body that breaks off changes nothing.
-        with suppress(httpx2.HTTPError):
-            for piece in answer.iter_raw():
-                read += len(piece)
-                if read > ANSWER_BYTES or self._clock() > deadline:
-                    return
-
-
-def _trust(ca_file: Path | None) -> ssl.SSLContext | bool:
-    """Return what servers are verified against: the authorities in `ca_file`, or True for those of the system."""
-    if ca_file is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise OSError(f"CA_FILE {ca_file} gives no certificate: {error.strerror or error}") from error
-
 
 def judge(status: int, *, retry_after: str | None, server: str, now: datetime) -> Receipt:
     """Turn the answer of a receiver into a receipt. `now` is aware; `retry_after` is the header, seconds or a date.
@@ -215,20 +184,6 @@ def judge(status: int, *, retry_after: str | None, server: str, now: datetime) -
     if status in {401, 403, 404, 405}:
         return Retry(f"{server} answered {status}: check URL and SECRET, here and there")
     return Retry(f"{server} answered {status}", not_before=read_retry_after(retry_after, now=now))
-
-
-def read_retry_after(value: str | None, *, now: datetime) -> datetime | None:
-    """Read a Retry-After header (RFC 9110 section 10.2.3): seconds or a date, at most a day ahead; None if neither."""
-    if value is None:
-        return None
-    if value.isascii() and value.isdigit():
-        # More than nine digits are beyond any patience, and could be beyond what int() accepts.
-        return now + min(timedelta(seconds=int(value[:9])), PATIENCE)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return min(moment if moment.tzinfo else moment.replace(tzinfo=UTC), now + PATIENCE)
 
 
 def read_keys(secret: SecretStr) -> tuple[bytes, ...]:

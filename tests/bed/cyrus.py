@@ -1,6 +1,6 @@
 """A real Cyrus on loopback, IMAP and POP3 over TLS with plain passwords: a second opinion beside Dovecot.
 
-It is not installed: `scripts/fetch-cyrus` unpacks the distribution's own packages into a folder, and from there it runs,
+It is not installed: `scripts/fetch-servers` unpacks the distribution's own packages into a folder, and from there it runs,
 as root and as a normal user alike, without its services. Nothing outlives it: its folder is temporary, its processes are
 one group.
 """
@@ -28,7 +28,7 @@ from tests.bed.processes import BedProcess, answers, free_port, wait_until
 from worker.demo.certificates import Certificates
 
 UNPACKED = Path(__file__).parent / "cyrus-imapd"
-"""Where `scripts/fetch-cyrus` puts it."""
+"""Where `scripts/fetch-servers` puts it."""
 _UNPRIVILEGED = "nobody"
 """Who it runs as when root starts it: Cyrus refuses to be root."""
 
@@ -90,7 +90,7 @@ class Cyrus:
     @staticmethod
     def installed() -> bool:
         """Whether it was unpacked here."""
-        return (UNPACKED / "bin/imapd").exists()
+        return (UNPACKED / "usr/lib/cyrus/bin/imapd").exists()
 
     @property
     def log(self) -> str:
@@ -102,7 +102,7 @@ class Cyrus:
         """Start it and wait until both protocols answer."""
         names = {
             "folder": self.folder,
-            "bin": self.folder / "program/bin",
+            "bin": self.folder / "program/usr/lib/cyrus/bin",
             "imaps_port": self.imaps_port,
             "pop3s_port": self.pop3s_port,
             "user": self._user.pw_name,
@@ -111,14 +111,13 @@ class Cyrus:
         settings, services = self.folder / "imapd.conf", self.folder / "cyrus.conf"
         settings.write_text(_SETTINGS.substitute(names))
         services.write_text(_SERVICES.substitute(names))
-        program = self.folder / "program"
         self._process = BedProcess(
             [
-                str(program / "bin/master"),
+                str(names["bin"] / "master"),
                 *("-C", str(settings), "-M", str(services), "-p", str(self.folder / "master.pid")),
             ],
             log_file=self.folder / "cyrus.log",
-            environ={**os.environ, "LD_LIBRARY_PATH": str(program / "lib")},
+            environ={**os.environ, "LD_LIBRARY_PATH": str(self.folder / "program/libraries")},
         )
 
         def ready() -> bool:

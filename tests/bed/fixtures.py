@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.bed.database import MariaDb, Postgres
 from tests.bed.dovecot import Dovecot
 from tests.bed.identity import Identity
 from tests.bed.installation import Installation
+from tests.bed.nats import NatsServer
 from tests.bed.oidc_provider import OidcProvider
+from tests.bed.rabbitmq import RabbitMq
 from tests.bed.valkey import Valkey
 from worker.demo.certificates import Certificates, write_certificates
 from worker.demo.harbour import MAILBOXES
@@ -92,6 +95,46 @@ def fresh_valkey(valkey: Valkey) -> Iterator[Valkey]:
     yield valkey
     if not valkey.running:
         valkey.start()
+
+
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    """A real nats-server with JetStream; what a test leaves in it the next one finds."""
+    server = NatsServer()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(certificates: Certificates) -> Iterator[RabbitMq]:
+    """A real RabbitMQ. Use exchanges and queues of your own test's, so that tests do not meet."""
+    if not RabbitMq.installed():
+        pytest.fail("RabbitMQ is not unpacked here; `make test` does it.", pytrace=False)
+    rabbitmq = RabbitMq(certificates)
+    rabbitmq.start()
+    yield rabbitmq
+    rabbitmq.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL. Make a database of your own test's, so that tests do not meet."""
+    postgres = Postgres()
+    postgres.start()
+    yield postgres
+    postgres.remove()
+
+
+@pytest.fixture(scope="session")
+def mariadb(certificates: Certificates) -> Iterator[MariaDb]:
+    """A real MariaDB. Make a database of your own test's, so that tests do not meet."""
+    if not MariaDb.installed():
+        pytest.fail("MariaDB is not unpacked here; `make test` does it.", pytrace=False)
+    mariadb = MariaDb(certificates)
+    mariadb.start()
+    yield mariadb
+    mariadb.remove()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509 import load_pem_x509_certificate
 
+from pipelines import sasl
 from tests.bed.browser import answer_in
 from tests.bed.clients import trusting
 from tests.bed.dovecot import Dovecot
@@ -50,7 +51,6 @@ from worker.sign_in import (
     finish_code,
     finish_device_code,
 )
-from worker.sources import Credentials, sasl
 from worker.tokens import entra
 
 
@@ -185,7 +185,7 @@ def test_an_application_on_its_own_opens_mailboxes_over_every_protocol(
 
 def submission_says(dovecot: Dovecot, user: str, token: str) -> int:
     """How a real submission server answers a token, sent by the standard library."""
-    message = sasl.payload("XOAUTH2", Credentials(user, token), None)  # type: ignore[arg-type]
+    message = sasl.payload("XOAUTH2", user, token, host="localhost", port=dovecot.submissions_port)
     with smtplib.SMTP_SSL(
         "localhost", dovecot.submissions_port, context=trusting(dovecot.ca_file), timeout=10
     ) as server:

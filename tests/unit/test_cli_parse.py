@@ -28,15 +28,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from pipelines import attachments as extracting
+from pipelines.attachments import Folder
+from pipelines.file_name import LONGEST, key, numbered, safe_name
 from pipelines.message import Part
 from pipelines.parse import parse
 from pipelines.schema import schema
 from tests.bed.processes import descendants
 from worker.cli import main
-from worker.reading import extract as extracting
 from worker.reading.crew import cores
-from worker.reading.extract import Folder
-from worker.reading.file_name import LONGEST, key, numbered, safe_name
 from worker.reading.find import find
 from worker.reading.mbox import cut, unquoted
 from worker.reading.outline import coloured, outline

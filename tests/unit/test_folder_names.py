@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.imap_text import from_mutf7, mutf7
 from tests.bed.scripted import Answers, Scripted
 from worker.demo.certificates import Certificates
 from worker.errors import Unreachable
 from worker.folders import choose, fitting
 from worker.sources import Credentials, Endpoint, FolderName, NoSuchFolder
 from worker.sources.imap import ImapSource
-from worker.sources.imap_text import from_mutf7, mutf7
 from worker.sources.listing import Listing
 
 THERE = ["Archive", "INBOX", "Projects", "Projects/New", "Projects/Old", "Projects/Old/2019", "Sent"]

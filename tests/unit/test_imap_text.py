@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.imap_text import instant, mutf7
 from worker.errors import Misconfigured
-from worker.sources.imap_text import day, instant, mutf7, quoted, uid_sets
+from worker.sources.imap_text import day, quoted, uid_sets
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,14 +17,14 @@ import orjson
 import pytest
 
 from pipelines.output import Accepted, Retry
-from pipelines.outputs import line_index
+from pipelines.outputs import jsonl
 from pipelines.outputs.jsonl import JsonlOptions, JsonlOutput
 from pipelines.testing import sample_messages
 
 
 @contextmanager
-def writer(path: Path) -> Iterator[JsonlOutput]:
-    output = JsonlOutput("archive", JsonlOptions(path=path))
+def writer(path: Path, *, now: Callable[[], float] = time.time, **options: object) -> Iterator[JsonlOutput]:
+    output = JsonlOutput("archive", JsonlOptions.model_validate({"path": path, **options}), now=now)
     output.open()
     try:
         yield output
@@ -56,15 +57,16 @@ KILLED_AT_EVERY_LINE = """
     import os, signal, sys
     from pathlib import Path
     from pipelines.output import Accepted
-    from pipelines.outputs import jsonl, line_index
+    from pipelines.outputs import appended_file, id_index, jsonl, locks, rotation
     from pipelines.testing import sample_messages
 
-    FILES = {jsonl.__file__, line_index.__file__}
+    FILES = {module.__file__ for module in (appended_file, id_index, jsonl, locks, rotation)}
     folder, messages = Path(sys.argv[1]), sample_messages(3)
     messages[0].to_json(), messages[1].to_json(), messages[2].to_json()
 
     def deliver(path, some):
-        output = jsonl.JsonlOutput("archive", jsonl.JsonlOptions(path=path))
+        options = jsonl.JsonlOptions.model_validate({"path": path, "rotate_size": sys.argv[2] or None})
+        output = jsonl.JsonlOutput("archive", options)
         output.open()
         receipts = output.deliver(some)
         output.close()
@@ -93,9 +95,11 @@ KILLED_AT_EVERY_LINE = """
             deliver_and_die(path, steps)
         _, status = os.waitpid(child, 0)
         assert deliver(path, messages) == [Accepted()] * 3, steps
-        lines = path.read_bytes().splitlines()
+        files = sorted(folder.glob(f"{steps}*.jsonl"))
+        lines = b"".join(file.read_bytes() for file in files).splitlines()
         assert sorted(lines) == sorted(message.to_json() for message in messages), (steps, lines)
-        for left in folder.glob(f"{steps}.jsonl*"):
+        assert bool(sys.argv[2]) == (len(files) > 1)
+        for left in folder.iterdir():
             left.unlink()
         if os.WIFEXITED(status):
             print(steps)
@@ -103,9 +107,12 @@ KILLED_AT_EVERY_LINE = """
 """
 
 
-def test_a_writer_killed_at_any_line_of_its_code_leaves_no_duplicate_and_no_gap(tmp_path: Path) -> None:
-    """kill -9 between any two lines, then the same messages again: each is there once."""
-    done = run(KILLED_AT_EVERY_LINE, tmp_path)
+@pytest.mark.parametrize("rotate_size", ["", "1B"])
+def test_a_writer_killed_at_any_line_of_its_code_leaves_no_duplicate_and_no_gap(
+    tmp_path: Path, rotate_size: str
+) -> None:
+    """kill -9 between any two lines, also of a rotation, then the same messages again: each is there once."""
+    done = run(KILLED_AT_EVERY_LINE, tmp_path, rotate_size)
 
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 60  # So many deaths were tried before the writer came to its end.
@@ -403,10 +410,10 @@ def test_lines_are_found_across_the_pieces_in_which_a_file_is_read(
     known = accepted(path, 7)
     path.write_bytes(path.read_bytes() + b'{"id":"torn')
     with path.open("rb") as file:
-        whole = list(line_index.read_lines(file.fileno(), start=0))
+        whole = list(jsonl.read_lines(file.fileno(), start=0))
         for size in (1, 2, 39, 40, 41, 1000):
-            monkeypatch.setattr(line_index, "_CHUNK_BYTES", size)
-            assert list(line_index.read_lines(file.fileno(), start=0)) == whole
+            monkeypatch.setattr(jsonl, "_CHUNK_BYTES", size)
+            assert list(jsonl.read_lines(file.fileno(), start=0)) == whole
 
     assert [id_.hex() for id_, _ in whole if id_] == known
     assert whole[-1][1] == path.read_bytes().rindex(b"\n") + 1
@@ -430,3 +437,190 @@ def test_the_index_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
 
     assert starts
     assert min(starts) == length
+
+
+DAY = 86400.0
+NOON = 20_000.5 * DAY  # 2024-10-04
+
+
+def written_at(path: Path, seconds: float) -> None:
+    """Make the last change of a file be at that time."""
+    os.utime(path, (seconds, seconds))
+
+
+def test_a_file_is_rotated_before_it_would_grow_too_large(tmp_path: Path) -> None:
+    """No file is larger than ROTATE_SIZE, in the order of their names they hold every line in its order."""
+    path = tmp_path / "mail.jsonl"
+    messages = [message for message in sample_messages(60) if message.size < 1000]
+    size = 3 * max(len(message.to_json()) + 1 for message in messages)
+    with writer(path, rotate_size=f"{size}B") as output:
+        for message in messages:
+            assert output.deliver([message]) == [Accepted()]
+
+    files = [*sorted(tmp_path.glob("mail-*.jsonl")), path]
+    assert len(files) > 10
+    assert all(0 < file.stat().st_size <= size for file in files)
+    assert [id_ for file in files for id_ in ids(file)] == [message.id for message in messages]
+
+
+def test_a_call_that_is_larger_than_a_file_may_be_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """Its lines stay together; an empty file is never rotated."""
+    path = tmp_path / "mail.jsonl"
+    with writer(path, rotate_size="10B") as output:
+        output.deliver(sample_messages(3))
+        output.deliver(sample_messages(3))
+        output.deliver(sample_messages(4))
+
+    (rotated,) = tmp_path.glob("mail-*.jsonl")
+    assert len(ids(rotated)) == 3
+    assert len(ids(path)) == 1
+
+
+def test_a_file_of_another_day_is_rotated_and_named_after_its_last_line(tmp_path: Path) -> None:
+    """Midnight is that of UTC; a second before it, nothing happens."""
+    path = tmp_path / "mail.jsonl"
+    now = NOON
+    with writer(path, now=lambda: now, rotate_daily="yes") as output:
+        output.deliver(sample_messages(1))
+        written_at(path, now)
+        now = 20_001 * DAY - 1
+        output.deliver(sample_messages(2))
+        assert len(ids(path)) == 2
+        written_at(path, now)
+        now = 20_001 * DAY
+        output.deliver(sample_messages(2))
+        assert len(ids(path)) == 2, "what is there already is no reason to rotate"
+        output.deliver(sample_messages(3))
+
+    assert len(ids(path)) == 1
+    assert len(ids(tmp_path / "mail-20241004T235959.000000Z.jsonl")) == 2
+
+
+def test_rotated_files_keep_their_order_and_are_never_overwritten_when_the_clock_goes_back(
+    tmp_path: Path,
+) -> None:
+    """A name that is taken, or that would sort before an older file, is not used."""
+    path = tmp_path / "mail.jsonl"
+    with writer(path, rotate_size="1B") as output:
+        for number, at in enumerate([NOON, NOON, NOON - 5 * DAY, NOON + 1, 0.0]):
+            output.deliver(sample_messages(number + 1))
+            written_at(path, at)
+
+    files = [*sorted(tmp_path.glob("mail-*.jsonl")), path]
+    assert [id_ for file in files for id_ in ids(file)] == [message.id for message in sample_messages(5)]
+    assert [file.name for file in files] == [
+        "mail-20241004T120000.000000Z.jsonl",
+        "mail-20241004T120000.000001Z.jsonl",
+        "mail-20241004T120000.000002Z.jsonl",
+        "mail-20241004T120001.000000Z.jsonl",
+        "mail.jsonl",
+    ]
+
+
+def test_ids_of_rotated_files_stay_known_when_the_files_are_gone(tmp_path: Path) -> None:
+    """They may be moved away or compressed at any time."""
+    path = tmp_path / "mail.jsonl"
+    with writer(path, rotate_size="1B") as output:
+        output.deliver(sample_messages(3))
+        output.deliver(sample_messages(4))
+    for file in tmp_path.glob("mail-*.jsonl"):
+        file.unlink()
+
+    with writer(path, rotate_size="1B") as output:
+        assert output.deliver(sample_messages(4)) == [Accepted()] * 4
+
+    assert ids(path) == [sample_messages(4)[3].id]
+
+
+def test_ids_of_rotated_files_are_on_the_disk_before_the_rotation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure may take all that SQLite has in its log only; what is left knows the rotated lines."""
+    path = tmp_path / "mail.jsonl"
+    rename = os.rename
+    left: list[int] = []
+
+    def watch(source: Path, target: Path) -> None:
+        after = tmp_path / "after"
+        after.write_bytes(Path(f"{path}.ids").read_bytes())
+        database = sqlite3.connect(after)
+        left.extend(database.execute("select count(*) from ids").fetchone())
+        database.close()
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", watch)
+    with writer(path, rotate_size="1B") as output:
+        output.deliver(sample_messages(3))
+        output.deliver(sample_messages(4))
+
+    assert left == [3]
+
+
+def test_a_deleted_index_is_built_again_from_rotated_files_too(tmp_path: Path) -> None:
+    """As far as they are still beside the file under their names."""
+    path = tmp_path / "mail.jsonl"
+    with writer(path, rotate_size="1B") as output:
+        for count in range(1, 6):
+            output.deliver(sample_messages(count))
+    (tmp_path / "mail.jsonl.ids").unlink()
+
+    accepted(path, 6)
+
+    assert len(ids(path)) == 2
+
+
+def test_a_rotation_that_fails_is_a_retry_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old file stays where it is, and the next call tries again."""
+    path = tmp_path / "mail.jsonl"
+
+    def fail(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with writer(path, rotate_size="1B") as output:
+        output.deliver(sample_messages(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", fail)
+            receipts = output.deliver(sample_messages(2))
+        assert receipts == [Retry(f"{path} cannot be written: No space left on device")] * 2
+        assert ids(path) == [sample_messages(1)[0].id]
+        assert output.deliver(sample_messages(2)) == [Accepted()] * 2
+
+    assert len(list(tmp_path.glob("mail-*.jsonl"))) == 1
+
+
+ONE_OF_SEVERAL = """
+    import sys
+    from pathlib import Path
+    from pipelines.output import Accepted
+    from pipelines.outputs.jsonl import JsonlOptions, JsonlOutput
+    from pipelines.testing import sample_messages
+
+    output = JsonlOutput("archive", JsonlOptions(path=Path(sys.argv[1]), rotate_size=4000))
+    messages = [message for message in sample_messages(240) if message.size < 1000]
+    first = int(sys.argv[2])
+    output.open()
+    for message in messages[first:] + messages[:first]:
+        assert output.deliver([message]) == [Accepted()]
+    output.close()
+"""
+
+
+def test_processes_that_rotate_at_once_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    """Four real processes deliver the same messages, each beginning elsewhere."""
+    path = tmp_path / "mail.jsonl"
+    command = [sys.executable, "-c", textwrap.dedent(ONE_OF_SEVERAL), str(path)]
+    processes = [subprocess.Popen([*command, str(first)]) for first in (0, 50, 100, 150)]
+    try:
+        assert [process.wait(100) for process in processes] == [0, 0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+    files = [*sorted(tmp_path.glob("mail-*.jsonl")), path]
+    assert len(files) > 20
+    assert all(file.stat().st_size <= 4000 for file in files)
+    expected = [message.id for message in sample_messages(240) if message.size < 1000]
+    assert sorted(id_ for file in files for id_ in ids(file)) == sorted(expected)

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.output import OutputOptions
 from pipelines.outputs.jsonl import JsonlOutput
+from pipelines.registry import output_types
 from worker.errors import ConfigurationError
 from worker.every import Every
 from worker.reference import SECTIONS
@@ -369,7 +370,7 @@ def test_a_wrong_general_setting_is_a_problem(tmp_path: Path, key: str, value: s
 @pytest.mark.parametrize(
     ("keys", "variable", "sentence"),
     [
-        ({"URL": "x"}, "OUTPUT__X__TYPE", "is required; the types are jsonl, maildir, webhook"),
+        ({"URL": "x"}, "OUTPUT__X__TYPE", "is required; the types are " + ", ".join(output_types())),
         ({"TYPE": "jsonl"}, "OUTPUT__X__PATH", "is required"),
         ({"TYPE": "jsonl", "PATH": "x", "PAHT": "x"}, "OUTPUT__X__PAHT", "did you mean OUTPUT__X__PATH?"),
         ({"TYPE": "json"}, "OUTPUT__X__TYPE", "did you mean jsonl"),

@@ -80,7 +80,8 @@ def command(
             outcomes = run(Task(stages, "tree" if tree else "json"), places, processes=cores())
             is_well = _show(outcomes, advance)
         else:
-            from worker.reading.extract import Folder, extract
+            from pipelines.attachments import Folder
+            from worker.reading.extract import extract
 
             try:
                 folder = Folder(target)

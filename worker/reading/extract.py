@@ -1,61 +1,22 @@
-"""Writes attachments into a folder, under safe names, each into a file that did not exist before.
+"""Takes the attachments out of messages into one folder, and says of each where it is.
 
-The folder is opened once, and every file is made in what was opened then: no name, no symbolic link and nobody who swaps
-folders meanwhile leads outside of it. A file is for its owner alone. What could not be written whole is taken away again.
-It is not made durable: whoever needs that has the message.
+The files are not made durable: whoever needs that has the message.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import orjson
 from rich.filesize import decimal
 
-from pipelines.message import Message, Part
-from worker.reading.file_name import key, numbered, safe_name
+from pipelines.attachments import Folder, Written, attachments
+from pipelines.message import Message
 from worker.reading.place import Place, Trouble
 from worker.reading.shown import shown
 from worker.reading.work import Outcome, take
-
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """An attachment in its file: `file` is the name in the folder, `name` the one that the sender gave it."""
-
-    file: str
-    part_id: str | None
-    name: str | None
-    type: str
-    size: int
-    sha256: str
-
-    def plain(self, folder: Path) -> bytes:
-        """Say it in a line."""
-        file = shown(str(folder / self.file), most=2000)
-        return f"{file}  {decimal(self.size)}  {shown(self.type)}".encode()
-
-    def to_json(self, folder: Path, message: Message) -> bytes:
-        """Say it as one JSON object."""
-        found = {
-            "file": os.fsencode(folder / self.file).decode("utf-8", "replace"),
-            "message": message.id,
-            "partId": self.part_id,
-            "name": self.name,
-            "type": self.type,
-            "size": self.size,
-            "sha256": self.sha256,
-        }
-        return orjson.dumps(found)
 
 
 def extract(
@@ -72,81 +33,28 @@ def extract(
             except OSError as error:
                 trouble = f"part {part.part_id} cannot be written: {error.strerror}"
             else:
-                lines.append(written.to_json(folder.path, message) if as_json else written.plain(folder.path))
+                lines.append(
+                    _as_json(written, folder.path, message) if as_json else _plain(written, folder.path)
+                )
         is_dropped = message is None and trouble is None
         yield Outcome(place.label, taken.size, tuple(lines), trouble=trouble, is_dropped=is_dropped)
 
 
-def attachments(message: Message) -> Iterator[Part]:
-    """Yield what a person takes for an attachment: RFC 8621's list, and pictures and sounds that stand in the text."""
-    shown = (part for part in (*message.text_body, *message.html_body) if not part.type.startswith("text/"))
-    # A part may stand in several lists.
-    yield from {id(part): part for part in (*message.attachments, *shown)}.values()
+def _plain(written: Written, folder: Path) -> bytes:
+    """Say it in a line."""
+    file = shown(str(folder / written.file), most=2000)
+    return f"{file}  {decimal(written.size)}  {shown(written.type)}".encode()
 
 
-class Folder:
-    """A folder that attachments are written into, made when it is missing; a `with` block closes it.
-
-    Raises:
-        OSError: it can be neither made nor opened.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._taken = {key(os.fsdecode(name)) for name in os.listdir(self._handle)}  # noqa: PTH208  (the open one)
-        self._last: dict[str, int] = {}
-
-    def __enter__(self) -> Self:
-        """Go on with the open folder."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the folder."""
-        os.close(self._handle)
-
-    def write(self, part: Part) -> Written:
-        """Write one attachment with its transfer encoding undone, a megabyte at a time.
-
-        Raises:
-            OSError: there is no room, or the folder is gone.
-        """
-        file, handle = self._new(safe_name(part.name, type=part.type, part_id=part.part_id))
-        try:
-            with os.fdopen(handle, "wb") as target:
-                size, digest = _copy(part.chunks(), target.write)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(file, dir_fd=self._handle)
-            raise
-        return Written(file, part.part_id, part.name, part.type, size, digest)
-
-    def _new(self, name: str) -> tuple[str, int]:
-        """Make a file under this name or the next free number, and never under one that exists in any spelling."""
-        number = self._last.get(key(name), 0)
-        while True:
-            number += 1
-            file = name if number == 1 else numbered(name, number)
-            if key(file) in self._taken:
-                continue
-            try:
-                handle = os.open(file, _NEW, 0o600, dir_fd=self._handle)
-            except FileExistsError:
-                # Somebody else has made it since.
-                self._taken.add(key(file))
-                continue
-            self._taken.add(key(file))
-            self._last[key(name)] = number
-            return file, handle
-
-
-def _copy(chunks: Iterable[bytes], write: Callable[[bytes], object]) -> tuple[int, str]:
-    size, digest = 0, hashlib.sha256()
-    for chunk in chunks:
-        write(chunk)
-        digest.update(chunk)
-        size += len(chunk)
-    return size, digest.hexdigest()
+def _as_json(written: Written, folder: Path, message: Message) -> bytes:
+    """Say it as one JSON object."""
+    found = {
+        "file": os.fsencode(folder / written.file).decode("utf-8", "replace"),
+        "message": message.id,
+        "partId": written.part_id,
+        "name": written.name,
+        "type": written.type,
+        "size": written.size,
+        "sha256": written.sha256,
+    }
+    return orjson.dumps(found)

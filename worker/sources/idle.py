@@ -13,10 +13,11 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from pipelines.imap_text import mutf7
 from worker.errors import Misconfigured, Unreachable
 from worker.sources import Credentials, Endpoint, NoPush, sasl
 from worker.sources.idle_wire import Authorities, IdleWire
-from worker.sources.imap_text import mutf7, quoted
+from worker.sources.imap_text import quoted
 from worker.sources.listing import Listing
 from worker.sources.refusal import meaning, shown
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from datetime import date
 from functools import partial
 
+from pipelines.imap_text import instant, mutf7
 from worker.errors import MailquayError, Misconfigured, NotConnected, SessionExpired, Throttled, Unreachable
 from worker.sources import (
     Credentials,
@@ -33,7 +34,7 @@ from worker.sources.chatter import Chatter
 from worker.sources.fetch_answer import fields
 from worker.sources.imap_fetch import Done, Retrieval
 from worker.sources.imap_settle import Settlement
-from worker.sources.imap_text import day, instant, mutf7, quoted, uid_sets
+from worker.sources.imap_text import day, quoted, uid_sets
 from worker.sources.listing import Listing, missing
 from worker.sources.refusal import meaning, shown
 from worker.sources.transport import Wire

@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from pipelines.imap_text import instant
 from worker.errors import Unreachable
 from worker.sources import Fetched, Group, Ref, Refused, TooLarge, Withheld
 from worker.sources.ahead import asked_ahead
 from worker.sources.chatter import Chatter
 from worker.sources.fetch_answer import Answer, fields
-from worker.sources.imap_text import instant, uid_sets
+from worker.sources.imap_text import uid_sets
 from worker.sources.placeholder import judged
 from worker.sources.refusal import FETCHING, meaning
 from worker.sources.transport import Wire

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
+from pipelines.imap_text import mutf7
 from worker.errors import Misconfigured
 from worker.sources.imap_fetch import Done
-from worker.sources.imap_text import mutf7, quoted, uid_sets
+from worker.sources.imap_text import quoted, uid_sets
 from worker.sources.refusal import SETTLING, meaning, shown
 
 _ABSENT = ("[trycreate]", "[nonexistent]", "doesn't exist", "does not exist")

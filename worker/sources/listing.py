@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from pipelines.imap_text import from_mutf7
 from worker.errors import Unreachable
 from worker.folders import spelled
 from worker.sources import FolderName
-from worker.sources.imap_text import from_mutf7
 
 _MOST_LINES = 20_000
 _MOST_OCTETS = 2 << 20

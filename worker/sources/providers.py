@@ -54,7 +54,7 @@ class Cloud:
     resource: str
     app_resource: str
 
-    def scopes(self, auth: Auth, protocol: Protocol) -> tuple[str, ...]:
+    def scopes(self, auth: Auth, protocol: Protocol | Literal["smtp"]) -> tuple[str, ...]:
         """The scopes to ask for.
 
         The full resource address is needed: the short names mean Microsoft Graph, whose tokens the mail servers refuse. MSAL

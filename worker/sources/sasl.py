@@ -1,4 +1,4 @@
-"""SASL messages as bytes: XOAUTH2, OAUTHBEARER and PLAIN.
+"""SASL messages as the sources send them: those of `pipelines.sasl`, for a mailbox's credentials and server.
 
 Pure: who sends them when is the sources' business. A payload holds a secret, so nothing here logs or raises with it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 
+from pipelines import sasl
 from worker.sources import Credentials, Endpoint
 
 _TELLING = 12
@@ -16,29 +17,15 @@ _GUESSABLE = 4
 
 
 def mechanism(credentials: Credentials, offered: frozenset[str]) -> str | None:
-    """Which mechanism to use of those a server offers: XOAUTH2 before OAUTHBEARER for a token, PLAIN for a password.
-
-    XOAUTH2 comes first because Exchange and Gmail know it best. None when nothing fits. A server that names no
-    mechanism at all is asked for the usual one.
-    """
-    wanted = ("XOAUTH2", "OAUTHBEARER") if credentials.bearer else ("PLAIN",)
-    return next((name for name in wanted if name in offered), None)
+    """Which mechanism to use of those a server offers; None when nothing fits (`pipelines.sasl`)."""
+    return sasl.mechanism(bearer=credentials.bearer, offered=offered)
 
 
 def payload(mechanism: str, credentials: Credentials, endpoint: Endpoint) -> bytes:
     """The client's first message, not yet in base64."""
-    if mechanism == "XOAUTH2":
-        # The format of Google's and Microsoft's protocol pages; there is no RFC.
-        return f"user={credentials.user}\x01auth=Bearer {credentials.secret}\x01\x01".encode()
-    if mechanism == "OAUTHBEARER":
-        # RFC 7628 section 3.1; in the GS2 header "," and "=" are escaped (RFC 5801 section 4).
-        user = credentials.user.replace("=", "=3D").replace(",", "=2C")
-        return (
-            f"n,a={user},\x01host={endpoint.host}\x01port={endpoint.port}\x01"
-            f"auth=Bearer {credentials.secret}\x01\x01"
-        ).encode()
-    # PLAIN, RFC 4616 section 2.
-    return f"\0{credentials.user}\0{credentials.secret}".encode()
+    return sasl.payload(
+        mechanism, credentials.user, credentials.secret, host=endpoint.host, port=endpoint.port
+    )
 
 
 def encoded(mechanism: str, credentials: Credentials, endpoint: Endpoint) -> bytes:
@@ -47,8 +34,8 @@ def encoded(mechanism: str, credentials: Credentials, endpoint: Endpoint) -> byt
 
 
 def answer_to_challenge(mechanism: str) -> bytes:
-    """What to answer to the error challenge, so that the server sends its refusal (RFC 7628 section 3.2.3)."""
-    return b"AQ==" if mechanism == "OAUTHBEARER" else b""
+    """What to answer to the error challenge, so that the server sends its refusal."""
+    return sasl.answer_to_challenge(mechanism)
 
 
 def repeated(text: str, credentials: Credentials, endpoint: Endpoint) -> bool:
