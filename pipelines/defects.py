@@ -28,7 +28,8 @@ class Code(StrEnum):
     SPACE_BEFORE_COLON = "space-before-colon"
     # Lines end with a lone CR; it was read as a line end.
     MIXED_LINE_ENDS = "mixed-line-ends"
-    # A header that may stand once stands several times; the last one counts (RFC 8621 section 4.1.3).
+    # A header that may stand once stands several times; the last one counts (RFC 8621 section 4.1.3); of several types,
+    # the multipart that the body holds from its first delimiter to its last.
     DUPLICATE_HEADER = "duplicate-header"
     # A header holds bytes beyond ASCII that are no UTF-8; they were read in a charset that was guessed.
     RAW_8BIT_HEADER = "raw-8bit-header"
@@ -41,7 +42,7 @@ class Code(StrEnum):
     DATE_UNREADABLE = "date-unreadable"
     # A message id header holds something that is no message id.
     MESSAGE_ID_DAMAGED = "message-id-damaged"
-    # Content-Type cannot be read; the part was taken for the default type.
+    # Content-Type cannot be read; the part was taken for the default type, or what stands behind its type was ignored.
     CONTENT_TYPE_DAMAGED = "content-type-damaged"
     # A multipart names no boundary that occurs in it, and none could be guessed; it was read as text.
     BOUNDARY_MISSING = "boundary-missing"
@@ -55,7 +56,8 @@ class Code(StrEnum):
     PART_AFTER_CLOSE = "part-after-close"
     # Content-Transfer-Encoding is unknown; the body was taken as it stands.
     TRANSFER_ENCODING_UNKNOWN = "transfer-encoding-unknown"
-    # A base64 body holds other characters, or ends amid a group; what is base64 was decoded.
+    # A base64 body holds other characters, or ends amid a group; what is base64 was decoded, without words that stand
+    # below its padding.
     BASE64_DAMAGED = "base64-damaged"
     # An x-uuencode body has no begin or end, or lines that are none of uuencode; what is uuencode was decoded.
     UUENCODE_DAMAGED = "uuencode-damaged"

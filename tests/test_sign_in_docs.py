@@ -96,7 +96,7 @@ def with_its_files(text: str, folder: Path) -> Settings:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variable_that_a_page_names_exists(name: str) -> None:
-    """In blocks and in prose; a key of a mailbox may be named without its prefix, a secret with _FILE behind it."""
+    """In blocks and in prose; a key of a mailbox or an output may be named without its prefix, a secret with _FILE behind it."""
     known = set(re.findall(r"^\| `(\w+)` \|", configuration(), re.MULTILINE))
     text = PAGES[name]
     named = {span.partition("=")[0] for span in spans(text) if re.fullmatch(r"[A-Z][A-Z0-9_]+(=.*)?", span)}
@@ -107,7 +107,7 @@ def test_every_variable_that_a_page_names_exists(name: str) -> None:
     for word in named:
         generic = re.sub(r"^(MAILBOX|OUTPUT)(__[A-Z]+|_DEFAULTS)__", r"\1__NAME__", word)
         generic = re.sub(r"^OUTPUT__NAME__TYPE$", "OUTPUT__NAME__PATH", generic)
-        said = {generic, f"MAILBOX__NAME__{generic}"}
+        said = {generic, f"MAILBOX__NAME__{generic}", f"OUTPUT__NAME__{generic}"}
         assert known & (said | {one.removesuffix("_FILE") for one in said}), word
 
 

@@ -18,8 +18,9 @@ from worker import state
 
 log = structlog.get_logger("circuit")
 
-_NEEDED = 5
-"""Different batches that have to fail."""
+_NEEDED, _NEEDED_SLOW = 5, 2
+"""Different batches that have to fail; fewer when each holds a process up, as an output does that hangs."""
+_SLOW_SECONDS = 5.0
 _FAILURE_COUNTS_SECONDS = 900
 _FIRST_PROBE_SECONDS, _LAST_PROBE_SECONDS = 5.0, 60.0
 _PROBE_TAKES_SECONDS = 60.0
@@ -112,15 +113,15 @@ class Circuits:
             )
         )
 
-    def failed(self, output: str, batch: str, reason: str) -> None:
-        """An output took nothing of a batch."""
+    def failed(self, output: str, batch: str, reason: str, *, seconds: float = 0.0) -> None:
+        """An output took nothing of a batch, and `seconds` to say so."""
         opened = self._client.register_script(_FAILED)(
             keys=[state.circuit_key(output), state.failing_key(output)],
             args=[
                 int(self._clock() * 1000),
                 batch,
                 reason,
-                _NEEDED,
+                _NEEDED if seconds < _SLOW_SECONDS else _NEEDED_SLOW,
                 _FAILURE_COUNTS_SECONDS * 1000,
                 int(_FIRST_PROBE_SECONDS * 1000),
                 int(_LAST_PROBE_SECONDS * 1000),

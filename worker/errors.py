@@ -117,6 +117,12 @@ class SpoolFull(MailquayError):
     state = "spool full"
 
 
+class SpoolUnavailable(SpoolFull):
+    """The object store that holds the spool does not answer, or refuses. Mail waits where it is until it does."""
+
+    state = "spool unavailable"
+
+
 class RedisUnavailable(MailquayError):
     """Redis does not answer. Nothing is pulled without a lease; everything resumes when it is back."""
 

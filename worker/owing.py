@@ -86,9 +86,11 @@ def owing(
             else:
                 still.append(output)
         accepted += len(took)
-        after = replace(entry, owed=tuple(still), accepted=(*entry.accepted, *took))
+        # An output that has it again, because a person replayed it, is named once.
+        after = replace(entry, owed=tuple(still), accepted=tuple(dict.fromkeys((*entry.accepted, *took))))
         caught = _caught(after, failed, terms.fallback)
-        failures += [] if caught else failed
+        # Who accepted it at the same time is to be seen where it waits.
+        failures += [] if caught else [replace(failure, entry=after) for failure in failed]
         entries.append(caught or after)
     left = {output for entry in entries for output in entry.owed}
     following = replace(

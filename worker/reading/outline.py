@@ -37,20 +37,24 @@ class Outline:
         return "  ".join(word for word, _ in self.words)
 
 
-def outline(message: Message) -> Outline:
-    """Draw a message: its parts, which of its lists they belong to, and its defects, each where it is."""
+def outline(message: Message, *, words: bool = True) -> Outline:
+    """Draw a message: its parts, which of its lists they belong to, and its defects, each where it is.
+
+    Without `words` nothing is drawn that its sender wrote to be read: neither the subject nor the names of files.
+    """
     defects = _Defects(message)
     lists = _lists(message)
-    below = [_part(message.structure, "", lists=lists, defects=defects)]
+    below = [_part(message.structure, "", lists=lists, defects=defects, words=words)]
     # A stage may have found attachments inside a part.
     inside = {id(part) for part in message.structure.walk()}
     below += [
-        _part(part, part.part_id or "", lists=lists, defects=defects)
+        _part(part, part.part_id or "", lists=lists, defects=defects, words=words)
         for part in message.attachments
         if id(part) not in inside
     ]
     subject = (shown(message.subject), "bold") if message.subject else ("without a subject", "dim")
-    return Outline((subject, (decimal(message.size), "dim")), (*below, *defects.rest()))
+    first = (subject,) if words else ()
+    return Outline((*first, (decimal(message.size), "dim")), (*below, *defects.rest()))
 
 
 def plain(drawn: Outline, *, is_ascii: bool = False) -> Iterator[str]:
@@ -119,23 +123,23 @@ def _lists(message: Message) -> dict[int, list[str]]:
     return lists
 
 
-def _part(part: Part, number: str, *, lists: dict[int, list[str]], defects: _Defects) -> Outline:
+def _part(part: Part, number: str, *, lists: dict[int, list[str]], defects: _Defects, words: bool) -> Outline:
     """`number` is the part's number as IMAP counts; a multipart has one too, the message itself has none."""
     number = part.part_id or number
-    words = [(number, "cyan"), (shown(part.type), "" if part.sub_parts is None else "dim")]
+    told = [(number, "cyan"), (shown(part.type), "" if part.sub_parts is None else "dim")]
     if part.sub_parts is None:
-        words += [
+        told += [
             (shown(part.charset or ""), "magenta"),
-            (f'"{shown(part.name)}"' if part.name else "", "green"),
+            (f'"{shown(part.name)}"' if part.name and words else "", "green"),
             (decimal(part.size), "dim"),
         ]
-    words += [
+    told += [
         (shown(part.disposition or ""), "yellow"),
         (" ".join(lists.get(id(part), ())), "blue"),
     ]
     children = [
-        _part(child, f"{number}.{index}" if number else str(index), lists=lists, defects=defects)
+        _part(child, f"{number}.{index}" if number else str(index), lists=lists, defects=defects, words=words)
         for index, child in enumerate(part.sub_parts or (), 1)
     ]
     own = defects.of(number) if number else []
-    return Outline(tuple(word for word in words if word[0]), (*own, *children))
+    return Outline(tuple(word for word in told if word[0]), (*own, *children))

@@ -14,7 +14,8 @@ from pipelines.message import Message
 from worker.reading.outline import Outline, outline
 from worker.reading.place import Place, Trouble, read, unreadable
 
-Form = Literal["json", "tree"]
+Form = Literal["json", "tree", "structure"]
+"""`structure` is the tree without the words of the sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,9 @@ def _outcome(task: Task, place: Place | Trouble) -> Outcome:
     message = taken.message
     if message is None:
         return Outcome(place.label, taken.size, trouble=taken.trouble, is_dropped=taken.trouble is None)
-    if task.form == "tree":
-        return Outcome(place.label, taken.size, outline=outline(message), trouble=taken.trouble)
+    if task.form != "json":
+        drawn = outline(message, words=task.form == "tree")
+        return Outcome(place.label, taken.size, outline=drawn, trouble=taken.trouble)
     return Outcome(place.label, taken.size, lines=(message.to_json(),), trouble=taken.trouble)
 
 
