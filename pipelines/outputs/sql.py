@@ -167,7 +167,7 @@ class SqlOutput(Output):
                     half = len(group) // 2
                     groups += [group[half:], group[:half]]
                     continue
-                elif isinstance(error, IntegrityError) and False:
+                elif isinstance(error, IntegrityError) and group[0].id not in looked_again:
                     # Another process may have been faster with it; then it is found now.
                     looked_again.add(group[0].id)
                     groups.append(group)
