@@ -51,6 +51,8 @@ class Totals:
 
 
 Progress = Callable[[Totals], None]
+GoOn = Callable[[bool], bool]
+"""Asked at every look, with whether there is nothing to do: whether to go on. It may take its time with the answer."""
 
 _DEATHS = 20
 """How many pools may be lost in one run; more than a few deadly messages, or something worse, is left to the next."""
@@ -62,10 +64,21 @@ _here: Quay
 _bells: multiprocessing.Queue[Ticket]
 
 
+def _until_nothing_is_due(idle: bool) -> bool:
+    return not idle
+
+
 def run(
-    quay: Quay, mailboxes: Sequence[str], *, drain: bool = True, progress: Progress = lambda _: None
+    quay: Quay,
+    mailboxes: Sequence[str],
+    *,
+    drain: bool = True,
+    progress: Progress = lambda _: None,
+    go_on: GoOn = _until_nothing_is_due,
 ) -> Totals:
     """Pull these mailboxes; with `drain`, deliver what they brought and everything else that is due. Then alert people.
+
+    It ends when `go_on` says no, and no batch that was begun is under way any more.
 
     Raises:
         RedisUnavailable: there is no working without leases.
@@ -76,7 +89,7 @@ def run(
         _pull_here(quay, left.pop(), totals, progress)
     for _ in range(_DEATHS if left or drain else 0):
         try:
-            _work(quay, left, totals, drain=drain, progress=progress)
+            _work(quay, left, totals, drain=drain, progress=progress, go_on=go_on)
             break
         except BrokenProcessPool:
             # A message that kills its process takes the whole pool along; a new pool goes on with all the others.
@@ -110,8 +123,10 @@ def _pull_here(quay: Quay, mailbox: str, totals: Totals, progress: Progress) -> 
     totals.pulled = totals.arrived
 
 
-def _work(quay: Quay, left: set[str], totals: Totals, *, drain: bool, progress: Progress) -> None:
-    """Pull the mailboxes that are `left`, striking them off, and deliver until nothing is due.
+def _work(
+    quay: Quay, left: set[str], totals: Totals, *, drain: bool, progress: Progress, go_on: GoOn
+) -> None:
+    """Pull the mailboxes that are `left`, striking them off, and deliver for as long as `go_on` says.
 
     Raises:
         BrokenProcessPool: a process died.
@@ -124,6 +139,7 @@ def _work(quay: Quay, left: set[str], totals: Totals, *, drain: bool, progress: 
     ) as pool:
         running: set[Future[Any]] = {pool.submit(_pull, name) for name in sorted(left)}
         handed: set[str] = set()
+        over = False
         while True:
             for ticket in _rung(bells):
                 totals.rung += ticket.messages
@@ -138,12 +154,20 @@ def _work(quay: Quay, left: set[str], totals: Totals, *, drain: bool, progress: 
                 _count(totals, result)
             totals.pulled = max(totals.arrived, totals.rung)
             progress(totals)
-            if not running:
-                due = [] if not drain else _due(quay, handed)
-                if not due:
-                    break
+            if drain and not running and not over:
+                due = _due(quay, handed)
                 handed.update(map(str, due))
                 running.update(pool.submit(_deliver, ticket) for ticket in due)
+            is_idle = not running
+            over = over or not go_on(is_idle)
+            if over:
+                # What is under way comes to its end.
+                running = {future for future in running if not future.cancel()}
+                if not running:
+                    break
+            elif is_idle:
+                # While nothing was to be done, the same names may have come to mean something else.
+                handed.clear()
 
 
 def _begin(redis_url: str, environ: dict[str, str], bells: multiprocessing.Queue[Ticket]) -> None:

@@ -183,7 +183,7 @@ def test_drain_survives_a_message_that_kills_its_process(
     quay = installation.quay(BATCH_MESSAGES="1")
     pulled(quay, "box")
 
-    drained = installation.run("drain", "--json")
+    drained = installation.run("drain", "--no-wait", "--json")
 
     assert drained.returncode == 1
     assert "Traceback" not in drained.stderr

@@ -36,7 +36,7 @@ ENCODED = {
 
 @pytest.mark.parametrize("encoding", ENCODED)
 def test_an_attachment_is_read_whole_or_in_pieces(encoding: str) -> None:
-    """An attachment above the window of 1 MB is the same bytes through decode, chunks and open, with exact size."""
+    """An attachment of many windows is the same bytes through decode, chunks and open, with exact size."""
     (part,) = parse(with_attachment(ENCODED[encoding], encoding)).attachments
     assert part.size == len(DATA)
     assert part.decode() == DATA
@@ -52,6 +52,20 @@ def test_an_attachment_is_a_slice_of_the_raw_message() -> None:
     raw = with_attachment(ENCODED["base64"], "base64")
     (part,) = parse(raw).attachments
     assert part.content.obj is raw
+
+
+@pytest.mark.parametrize("length", [1, 75, 76, 998, 1_000_000, 10_000_000])
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n", b" \t\r\n"])
+def test_base64_in_lines_of_any_length_is_whole(length: int, line_end: bytes) -> None:
+    """Lines that end amid a group of four letters, and lines longer than a window, are no damage."""
+    data = DATA[:500_000]
+    letters = base64.b64encode(data)
+    body = line_end.join(letters[start : start + length] for start in range(0, len(letters), length))
+    message = parse(with_attachment(body, "base64"))
+    (part,) = message.attachments
+    assert part.decode() == b"".join(part.chunks()) == data
+    assert part.size == len(data)
+    assert message.defects == ()
 
 
 @pytest.mark.parametrize("damage", [b"*", b"====", b"YQ==", b"A", b"\0\xff"])

@@ -34,6 +34,20 @@ class Moment(click.ParamType[float]):
             self.fail("must be a while ago such as 2h or 3d, or a date such as 2026-01-31T14:00", param, ctx)
 
 
+class Span(click.ParamType[float]):
+    """A while, such as 90s or 10m, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it as settings are read."""
+        try:
+            span = read_duration(value)
+        except PydanticCustomError as error:
+            self.fail(error.message(), param, ctx)
+        return span.total_seconds() if isinstance(span, timedelta) else float(value)
+
+
 def at(moment: float) -> str:
     """A moment in Unix seconds as people read it, and as `Moment` reads it again."""
     return datetime.fromtimestamp(int(moment)).astimezone().isoformat("T")

@@ -2,8 +2,8 @@
 
 A batch is 1..N messages of one folder in one durable file; its *ticket* says what a listing tells without opening it.
 `commit` returns only when the batch would survive a power cut; whatever the process does after that, the batch is
-found again. A spool promises nothing about order. Callers import only this module; `worker.spool.file` and
-`worker.spool.memory` implement it.
+found again. A spool promises nothing about order. Callers import only this module; `worker.spool.file`,
+`worker.spool.object` and `worker.spool.memory` implement it.
 """
 
 from __future__ import annotations
@@ -288,6 +288,10 @@ class Spool(Protocol):
 
     def open_kept(self, ticket: Ticket) -> AbstractContextManager[OpenBatch]:
         """Read a kept batch; raises as `open` does."""
+        ...
+
+    def forget_kept(self, ticket: Ticket) -> None:
+        """Throw a kept batch away."""
         ...
 
     def fail(self, ticket: Ticket, reason: str) -> None:

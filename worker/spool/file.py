@@ -31,7 +31,7 @@ from worker.spool import Batch, BatchDamaged, Chunk, Entry, OpenBatch, Ticket
 from worker.spool.archive import Archive, append, read
 from worker.spool.notes import FileNotes, day, listed, room, sync_directory
 
-_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _UNFINISHED_SECONDS = 60
 _SMALL = 1 << 20
 """Octets that are not worth writing a file anew for."""
@@ -190,6 +190,10 @@ class FileSpool(FileNotes):
             BatchDamaged: as `open` does.
         """
         return _opened(self.path / "kept" / day(ticket.due) / str(ticket), ticket)
+
+    def forget_kept(self, ticket: Ticket) -> None:
+        """Unlink a kept batch."""
+        (self.path / "kept" / day(ticket.due) / str(ticket)).unlink(missing_ok=True)
 
     def fail(self, ticket: Ticket, reason: str) -> None:
         """Write the reason, then move the batch beside it."""
@@ -412,7 +416,7 @@ def _damaged(path: Path, ticket: Ticket, head: bytes) -> BatchDamaged:
         f"the batch {ticket} in {path.parent} cannot be read: it was cut short or overwritten after it "
         "had been written. Check the disk.",
         mailbox=ticket.mailbox,
-        plan=_plan(head),
+        plan=plan_in(head),
     )
 
 
@@ -432,23 +436,23 @@ class FileBatch:
         """
         try:
             offset = self._offsets[entry.member]
-            *_, name, extra = _LOCAL_HEADER.unpack_from(self._view, offset)
+            *_, name, extra = LOCAL_HEADER.unpack_from(self._view, offset)
         except (KeyError, struct.error) as error:
             raise BatchDamaged(
                 f"{entry.member} is not where the directory of batch {self.batch.id} says. Check the disk.",
                 mailbox=self.batch.mailbox,
                 plan=self.batch,
             ) from error
-        start = offset + _LOCAL_HEADER.size + name + extra
+        start = offset + LOCAL_HEADER.size + name + extra
         return self._view[start : start + entry.size]
 
 
-def _plan(head: bytes) -> Batch | None:
+def plan_in(head: bytes) -> Batch | None:
     """The plan at the beginning of a batch, if it is whole."""
     try:
-        signature, *_, checksum, _, size, name, extra = _LOCAL_HEADER.unpack_from(head)
-        start = _LOCAL_HEADER.size + name + extra
-        if signature != b"PK\x03\x04" or head[_LOCAL_HEADER.size : start - extra] != b"plan.json":
+        signature, *_, checksum, _, size, name, extra = LOCAL_HEADER.unpack_from(head)
+        start = LOCAL_HEADER.size + name + extra
+        if signature != b"PK\x03\x04" or head[LOCAL_HEADER.size : start - extra] != b"plan.json":
             return None
         text = head[start : start + size]
         return Batch.loads(text) if zlib.crc32(text) == checksum else None

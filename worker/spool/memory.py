@@ -107,6 +107,10 @@ class MemorySpool:
         """Read a kept batch."""
         return nullcontext(MemoryBatch(self.done[ticket]))
 
+    def forget_kept(self, ticket: Ticket) -> None:
+        """Forget a kept batch."""
+        self.done.pop(ticket, None)
+
     def fail(self, ticket: Ticket, reason: str) -> None:
         """Set a batch aside."""
         if content := self.ready.pop(ticket, None):
