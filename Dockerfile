@@ -1,4 +1,4 @@
-# The image of every role: the core with the `embedded`, `demo` and `stages` extras, as a user of its own. What it runs is said by
+# The image of every role: the core with the `embedded`, `demo`, `stages` and `outputs` extras, as a user of its own. What it runs is said by
 # docker-compose.yml; by itself it runs every role under one supervisor, with the embedded server in /data.
 ARG PYTHON_VERSION=3.13
 
