@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from pipelines import limits
+from pipelines.comments import end_of_comment, without_comments
 from pipelines.defects import Code, Defects
 from pipelines.words import decode_words
 
@@ -23,9 +24,8 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
-_PARENTHESIS = re.compile(r"\\.|[()]", re.DOTALL)
 _LOOSE_DOT = re.compile(r"(?<!\s)\s*+\.\s++(?=[\w-]++\s*+(?:\.|$))|(?<!\s)\s++\.")
-_COMMENT = re.compile(r"\([^()]*+\)")
+_DOT = re.compile(r"(?<!\s)\s*+\.\s*+")
 _SPACE = re.compile(r"\s++")
 _QUOTED_NAME = re.compile(r'"((?:[^"\\]|\\.)*+)"\s++([^\s"<>@]++@[^\s"<>@]++)')
 _WHOLE = re.compile(r"([^<>]*+)<([^\s<>@]++@[^\s<>@]++)>\s*+")
@@ -144,6 +144,9 @@ class _Parser:
 
     def _add_to_phrase(self, text: str) -> None:
         if not text.isspace():
+            if self._phrase and self._angle is None:
+                # A comment between words of an address, as in RFC 5322 section A.5, is no name.
+                self._comments.clear()
             self._phrase.append(_QUOTED_PAIR.sub(r"\1", text) if "\\" in text else text)
         elif self._phrase and self._phrase[-1] != " ":
             self._phrase.append(" ")
@@ -170,7 +173,7 @@ class _Parser:
             after = end + 1
         inner = self._text[position:end].strip(" \t<")
         if "(" in inner and '"' not in inner:
-            inner = _COMMENT.sub("", inner)
+            inner = without_comments(inner)
         if inner.startswith("@") and ":" in inner:
             inner = inner.rpartition(":")[2]
         if inner[:7].lower() == "mailto:":
@@ -182,12 +185,10 @@ class _Parser:
         """Read a comment, which may hold others; one that is not closed is junk."""
         if position > self._last_parenthesis:
             return position
-        depth = 1
-        for match in _PARENTHESIS.finditer(self._text, position):
-            depth += {"(": 1, ")": -1}.get(match[0], 0)
-            if depth == 0:
-                self._comments.append(_QUOTED_PAIR.sub(r"\1", self._text[position : match.start()]))
-                return match.end()
+        end = end_of_comment(self._text, position)
+        if end != -1:
+            self._comments.append(_QUOTED_PAIR.sub(r"\1", self._text[position : end - 1]))
+            return end
         self._last_parenthesis = -1
         self._damaged("has a comment that is not closed")
         return position
@@ -201,8 +202,9 @@ class _Parser:
         source = "".join(self._source).strip()
         comment = self._decoded(self._comments[-1]) if self._comments else ""
         if self._angle is not None:
-            email = self._decoded(self._angle)
-            self._add((phrase if '"' in source else phrase.strip(" >")) or comment or None, email)
+            name = (phrase if '"' in source else phrase.strip(" >")) or comment or None
+            for email in self._emails_in_angle(self._decoded(self._angle)):
+                self._add(name, email)
         elif phrase:
             whole = _WHOLE.fullmatch(phrase) if "=?" in source else None
             if whole is not None:
@@ -211,18 +213,26 @@ class _Parser:
                 self._add_bare(phrase if "=?" in source else source, phrase=phrase, comment=comment or None)
         self._begin_address()
 
+    def _emails_in_angle(self, angle: str) -> list[str]:
+        """Return what stands in angle brackets, which some programs put around a whole list."""
+        emails = angle.split(",", limits.ADDRESSES - self._count)[: limits.ADDRESSES - self._count]
+        return emails if all(email.count("@") == 1 for email in emails) and '"' not in angle else [angle]
+
     def _add_bare(self, source: str, *, phrase: str, comment: str | None) -> None:
         """Add what stands without angle brackets: an address, a name with an address, or no address at all."""
         quoted = _QUOTED_NAME.fullmatch(source)
         if quoted is not None:
             self._add(self._decoded(_QUOTED_PAIR.sub(r"\1", quoted[1])) or comment, quoted[2])
             return
-        local, at, domain = source.partition("@")
-        # White space around the dots of a domain is obsolete (RFC 5322 section 4.4) and means nothing.
-        words = (local + at + _LOOSE_DOT.sub(".", domain)).split()
+        local, at, domain = source.rpartition('"@') if '"@' in source else source.partition("@")
+        # White space around dots is obsolete (RFC 5322 section 4.4) and means nothing.
+        domain = _LOOSE_DOT.sub(".", domain.strip())
+        words = (local + at + domain).split()
         with_at = [word for word in words if "@" in word.strip("@")]
         if '"@' in source or len(words) == 1:
-            self._add(comment, source if '"' in source else "".join(words))
+            self._add(comment, local + at + domain if '"' in source else "".join(words))
+        elif at and not _SPACE.search(joined := _DOT.sub(".", local.strip()) + at + domain):
+            self._add(comment, joined)
         elif len(with_at) == len(words):
             for word in words:
                 self._add(None, word)

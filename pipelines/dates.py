@@ -9,6 +9,8 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_tz
 
+from pipelines.comments import without_comments
+
 _ISO8601 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
 # Obsolete white space within the time (RFC 5322 section 4.3).
 _LOOSE_COLON = re.compile(r"\s*+:\s*+")
@@ -17,7 +19,6 @@ _LOOSE_ZONE = re.compile(r"(?:\s[A-Z]{2,4}|(?<=[\d\s]))([+-]\d\d):?(\d\d)?$", re
 # Twelve hours: 4:44:14 PM.
 _HALF_OF_DAY = re.compile(r"\b(0?[1-9]|1[0-2])(:\d\d(?::\d\d)?)\s?([AP])\.?M\b\.?", re.IGNORECASE)
 _DAY_SECONDS = 86_400
-_COMMENT = re.compile(r"\([^()]*+\)")
 
 
 def parse_date(text: str) -> datetime | None:
@@ -25,7 +26,7 @@ def parse_date(text: str) -> datetime | None:
 
     A missing, unknown or impossible zone (`-0000`, RFC 5322 section 3.3) counts as UTC. ISO 8601 is accepted too.
     """
-    text = _LOOSE_COLON.sub(":", _COMMENT.sub(" ", text[:200]).strip())
+    text = _LOOSE_COLON.sub(":", without_comments(text[:200], " ").strip())
     text = _HALF_OF_DAY.sub(_of_whole_day, text)
     try:
         return _from_rfc5322(text) or _from_iso8601(text)

@@ -33,8 +33,8 @@ class Code(StrEnum):
     DUPLICATE_HEADER = "duplicate-header"
     # A header holds bytes beyond ASCII that are no UTF-8; they were read in a charset that was guessed.
     RAW_8BIT_HEADER = "raw-8bit-header"
-    # An encoded word (RFC 2047) names an unknown charset and was kept as it stands, or is damaged and was
-    # decoded as far as it goes.
+    # An encoded word (RFC 2047) names an unknown charset and was read as UTF-8, or kept as it stands if it is none; or it
+    # is damaged and was decoded as far as it goes.
     ENCODED_WORD_DAMAGED = "encoded-word-damaged"
     # An address header holds something that is no address; it was kept as well as it could be read.
     ADDRESS_DAMAGED = "address-damaged"

@@ -127,7 +127,7 @@ class Headers:
     def message_ids(self, name: str) -> tuple[str, ...] | None:
         """Return the MessageIds form (RFC 8621 section 4.1.2.5): ids without angle brackets.
 
-        Ids that lost their brackets are accepted when they have an @. None if there is no id at all.
+        Ids that lost their brackets are accepted when they have an @ or stand alone. None if there is no id at all.
         """
         text = self._unfolded(name)
         if text is None:
@@ -138,7 +138,8 @@ class Headers:
         ids = [_SPACE.sub("", _COMMENT.sub("", found)) for found in _ANGLES.findall(text)]
         if not any(ids):
             bare = _COMMENT.sub(" ", text).replace("<", " ").replace(">", " ").replace(",", " ")
-            ids = [word for word in bare.split() if "@" in word]
+            words = bare.split()
+            ids = [word for word in words if "@" in word] if len(words) > 1 else words
             if text.strip():
                 self._defects.add(Code.MESSAGE_ID_DAMAGED, f"{self._where}{name} has no id in angle brackets")
         if len(ids) > limits.MESSAGE_IDS:

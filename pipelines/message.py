@@ -194,8 +194,12 @@ def _addresses(addresses: tuple[Address, ...] | None) -> list[dict[str, Any]] | 
 
 
 def _utc(moment: datetime | None) -> str | None:
-    """Write a moment as RFC 8621's UTCDate: seconds, and always Z."""
-    return None if moment is None else _zoned(moment.astimezone(UTC))
+    """Write a moment as RFC 8621's UTCDate: seconds, and always Z; None if that is beyond the calendar (year 9999)."""
+    try:
+        return None if moment is None else _zoned(moment.astimezone(UTC))
+    except OverflowError:
+        # A server may claim a date at the end of the calendar.
+        return None
 
 
 def _zoned(moment: datetime | None) -> str | None:

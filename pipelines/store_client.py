@@ -1,8 +1,8 @@
 """Opens object stores through obstore, and says in a sentence what went wrong with one: for outputs and for the spool.
 
 Its library reads the variables and files in which a provider's tools keep a machine's identity (`AWS_…`, `GOOGLE_…`,
-`AZURE_…`), where no keys are given. It follows no redirect and uses no proxy of the environment; how often a request is
-tried is the caller's to say. No sentence holds the name of an object, a key or what the server wrote.
+`AZURE_…`), where no keys are given. It tries nothing again, follows no redirect of what it writes and uses no proxy of the environment. No
+sentence holds the name of an object, a key or what the server wrote.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -39,7 +39,7 @@ class Address:
     endpoint: str | None = None
     region: str | None = None
     access_key: str | None = None
-    secret_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
 
     @property
     def kind(self) -> str:
@@ -65,16 +65,16 @@ class Failure:
     unreachable: bool = False
 
 
-def connect(
-    address: Address, *, timeout: timedelta, tries: int, root_certificate: bytes | None = None
-) -> StoreClient:
-    """Make a client; nothing is asked of the store. A request may take `timeout`, all its `tries` together hardly more.
+def connect(address: Address, *, timeout: timedelta, root_certificate: bytes | None = None) -> StoreClient:
+    """Make a client; nothing is asked of the store. A request may take `timeout`.
 
     Raises:
         OSError: the address does not make a store, or this process was forked from one that had a client.
     """
     if (_home or [os.getpid()])[0] != os.getpid():
-        sentence = "object stores were used before this process was forked, which their library does not survive"
+        sentence = (
+            "object stores were used before this process was forked, which their library does not survive"
+        )
         raise OSError(errno.EINVAL, sentence)
     _home[:] = [os.getpid()]
     client: dict[str, Any] = {
@@ -93,7 +93,8 @@ def connect(
             address.url,
             config=_config(address),
             client_options=client,
-            retry_config={"max_retries": tries - 1, "retry_timeout": timeout},
+            # Who tries again, and when, is not for a library to say.
+            retry_config={"max_retries": 0, "retry_timeout": timeout},
         )
     except (BaseError, ValueError) as error:
         # The library's words may hold a key.
@@ -112,7 +113,7 @@ def explain(said: str, *, server: str, timeout: str, prefix: str = "") -> Failur
     server = found[1] if found else server
     answered = _ANSWERED.search(said)
     if answered is None:
-        return _unanswered(said, server=server, timeout=timeout)
+        return _unanswered(said, server=server, timeout=timeout, prefix=prefix)
     status = int(answered[1])
     code = next(iter(_CODE.findall(said, answered.end())), "")
     sentence = f"{server} answered {status}{code and f' ({code})'}{_advice(status, code, prefix)}"
@@ -128,7 +129,9 @@ def _advice(status: int, code: str, prefix: str) -> str:
     return f": check the bucket in {prefix}URL" if status == 404 else ""
 
 
-def _unanswered(said: str, *, server: str, timeout: str) -> Failure:
+def _unanswered(said: str, *, server: str, timeout: str, prefix: str) -> Failure:
+    if "redirect without LOCATION" in said:
+        return Failure(f"{server} sends requests elsewhere{_advice(301, '', prefix)}")
     if "kind: Timeout" in said:
         return Failure(f"{server} did not answer within {timeout}", unreachable=True)
     if "kind: Connect" in said:

@@ -2,55 +2,47 @@
 
 Derive a test class from `OutputContract`, say how to make your output and how to read what its system holds, and run
 pytest; each promise of `pipelines.output` that can be seen from outside is one test. It cannot see what survives a
-power failure, and it does not know how your system fails: those tests are yours. `StageContract` is the same for a stage.
+power failure, and of how your system fails it knows what `out_of_reach` shows it: those tests are yours. `StageContract`
+is the same for a stage.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from hashlib import sha256
 
 import orjson
+from pydantic import SecretStr
 
-from pipelines.message import Message, Source
+from pipelines.message import Message
 from pipelines.options import describe
-from pipelines.output import Accepted, Output, Receipt
-from pipelines.parse import parse
+from pipelines.output import Accepted, Output, Receipt, Refused, Retry
+from pipelines.samples import HOSTILE, RAWS, TELLTALE, hostile_messages, sample_messages, small_messages
 from pipelines.stage import Stage
 
-RAWS = (
-    b"From: a@example.com\r\nTo: b@example.com\r\nSubject: plain\r\n\r\nHello.\r\n",
-    b"Subject: =?utf-8?q?gr=C3=BC=C3=9Fe?=\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n\xc3\xbc\r\n",
-    b"Subject: raw 8-bit \xe4\xf6\xfc and a NUL \0\n\nbare line feeds\nFrom here on \xff\xfe\0",
-    b"Subject: large\r\n\r\n" + b"0123456789abcdef\r\n" * 20_000,
-    b"\r\n\r\nno header at all",
-    b"",
-)
+__all__ = [
+    "HOSTILE",
+    "TELLTALE",
+    "OutputContract",
+    "StageContract",
+    "hostile_messages",
+    "sample_messages",
+    "small_messages",
+]
 
-
-def sample_messages(count: int, *, mailbox: str = "contract") -> list[Message]:
-    """Return `count` different messages, easy and nasty ones in turn, the same at every call."""
-    return [
-        parse(
-            RAWS[number % len(RAWS)],
-            id=sha256(f"{mailbox} {number}".encode()).hexdigest()[:32],
-            mailbox=mailbox,
-            source=Source(folder="INBOX", uidvalidity=1, uid=number + 1, uidl=None, flags=()),
-            received_at=datetime(2026, 1, 1, 12, tzinfo=UTC),
-        )
-        for number in range(count)
-    ]
+# Words that make an option a secret.
+_SECRET_WORDS = {"password", "passphrase", "secret", "token"}
 
 
 class OutputContract(ABC):
     """Tests that every output passes. Derive from it, name the class `Test…`, and define `make` and `read`.
 
-    Each test starts with an empty downstream system; an autouse fixture of your class is the place to see to it.
+    Each test starts with an empty downstream system; an autouse fixture of your class is the place to see to it. Where
+    a system can be out of reach, define `out_of_reach` as well.
     """
 
     @abstractmethod
@@ -64,6 +56,13 @@ class OutputContract(ABC):
     def expected(self, message: Message) -> bytes:
         """Return the bytes that the system holds for a message: its JSON, unless you say otherwise."""
         return message.to_json()
+
+    def out_of_reach(self) -> Output | None:
+        """Return an output, not opened, whose system is not there; None if there is no such thing.
+
+        Set its secrets, each with TELLTALE in it: then also a part of one is seen where it must not be.
+        """
+        return None
 
     @contextmanager
     def opened(self) -> Iterator[Output]:
@@ -79,9 +78,9 @@ class OutputContract(ABC):
         """One receipt for each message, and exactly the bytes that belong to its id."""
         messages = sample_messages(12)
         with self.opened() as output:
-            receipts = output.deliver(messages)
+            receipts = _deliver(output, messages)
 
-        assert list(receipts) == [Accepted()] * len(messages)
+        assert receipts == [Accepted()] * len(messages)
         assert sorted(self.read()) == sorted((message.id, self.expected(message)) for message in messages)
 
     def test_a_repeated_message_is_accepted_and_recognisable(self) -> None:
@@ -89,16 +88,16 @@ class OutputContract(ABC):
         first, *others = sample_messages(4)
         with self.opened() as output:
             output.deliver([first])
-            receipts = output.deliver([*others, first])
+            receipts = _deliver(output, [*others, first])
 
         self._assert_accepted(receipts, count=4)
         self._assert_seen([first, *others])
 
     def test_a_message_repeated_in_one_call_gets_its_receipts(self) -> None:
-        """Also a repetition within one call has a receipt of its own."""
+        """Also a repetition within one call, where calls have more than one message, has a receipt of its own."""
         first, second = sample_messages(2)
         with self.opened() as output:
-            receipts = output.deliver([first, second, first])
+            receipts = _deliver(output, [first, second, first])
 
         self._assert_accepted(receipts, count=3)
         self._assert_seen([first, second])
@@ -107,9 +106,9 @@ class OutputContract(ABC):
         """What was delivered is known to the downstream system, not only to the instance that delivered it."""
         messages = sample_messages(6)
         with self.opened() as output:
-            output.deliver(messages[:4])
+            _deliver(output, messages[:4])
         with self.opened() as output:
-            receipts = output.deliver(messages)
+            receipts = _deliver(output, messages)
 
         self._assert_accepted(receipts, count=6)
         self._assert_seen(messages)
@@ -123,6 +122,90 @@ class OutputContract(ABC):
 
         self._assert_accepted(receipts, count=64)
         self._assert_seen(messages)
+
+    def test_as_many_calls_overlap_as_are_declared(self) -> None:
+        """`parallel` calls on one instance, each in a thread of its own, and every message arrives."""
+        with self.opened() as output:
+            count = output.parallel
+            messages = sample_messages(6 * count)
+            together = threading.Barrier(count, timeout=30)
+
+            def deliver(start: int) -> list[Receipt]:
+                together.wait()
+                return _deliver(output, messages[start::count], most=2)
+
+            with ThreadPoolExecutor(count) as threads:
+                receipts = [receipt for part in threads.map(deliver, range(count)) for receipt in part]
+
+        self._assert_accepted(receipts, count=6 * count)
+        self._assert_seen(messages)
+
+    def test_a_call_has_as_many_messages_as_are_declared(self) -> None:
+        """`batch_size` messages at once, a thousand at most here, are no more trouble than one."""
+        with self.opened() as output:
+            count = min(output.batch_size, 1000)
+            messages = small_messages(count)
+            receipts = output.deliver(messages)
+
+        self._assert_accepted(receipts, count=count)
+        self._assert_seen(messages)
+
+    def test_a_hostile_message_is_accepted_or_refused(self) -> None:
+        """Whatever somebody sends, nothing is raised, no reason repeats it, and mail behind it arrives."""
+        hostile, (first, second) = hostile_messages(), sample_messages(2)
+        with self.opened() as output:
+            alone = [receipt for message in hostile for receipt in output.deliver([message])]
+            behind = output.deliver([first])
+            together = _deliver(output, [*hostile, second])
+
+        for name, receipt in zip([*HOSTILE, *HOSTILE], [*alone, *together[:-1]], strict=True):
+            assert isinstance(receipt, Accepted | Refused), name
+            self._assert_discreet(output, receipt)
+        assert [*behind, together[-1]] == [Accepted()] * 2
+        held = list(self.read())
+        assert all((message.id, self.expected(message)) in held for message in (first, second))
+
+    def test_an_output_that_was_closed_can_be_opened_again(self) -> None:
+        """Nothing of the first time is in the way, and closing twice is harmless."""
+        messages = sample_messages(2)
+        output = self.make()
+        try:
+            for message in messages:
+                output.open()
+                assert list(output.deliver([message])) == [Accepted()]
+                output.close()
+        finally:
+            output.close()
+
+        self._assert_seen(messages)
+
+    def test_a_system_out_of_reach_is_a_retry_that_shows_no_secret(self) -> None:
+        """Nothing is accepted or given up; what people read of it holds no secret, no subject and no body."""
+        output = self.out_of_reach()
+        if output is None:
+            return
+        try:
+            output.open()
+            receipts = _deliver(output, hostile_messages()[:2])
+        except Exception as error:
+            # What Mailquay makes of it.
+            what = error.strerror if isinstance(error, OSError) else ""
+            receipts = [Retry(f"{type(error).__name__} {what}")]
+        finally:
+            output.close()
+
+        assert {type(receipt) for receipt in receipts} == {Retry}
+        for receipt in receipts:
+            self._assert_discreet(output, receipt)
+
+    def test_secrets_are_not_shown(self) -> None:
+        """Neither the output nor its options name one, and an option that is a secret is declared as one."""
+        output = self.out_of_reach() or self.make()
+        shown = f"{output!r} {output} {output.options!r} {output.options}"
+
+        assert not [secret for secret in _secrets(output) if secret in shown]
+        for option in describe(output.Options):
+            assert option.secret or not _SECRET_WORDS & set(option.name.lower().split("_")), option.name
 
     def test_no_message_is_no_receipt(self) -> None:
         """An empty call is allowed and changes nothing."""
@@ -142,11 +225,14 @@ class OutputContract(ABC):
         self.make().close()
 
     def test_the_type_describes_itself(self) -> None:
-        """Name, options and batch size are declared, so that settings and reference pages can be made from them."""
-        type_ = type(self.make())
+        """Name, options, batch size and parallelism are declared: settings and reference pages are made from them."""
+        output = self.make()
+        type_ = type(output)
 
         assert type_.type_name.isidentifier()
-        assert type_.batch_size >= 1
+        assert isinstance(type_.dedupes, bool)
+        assert output.batch_size >= 1
+        assert output.parallel == getattr(output.options, "parallel", output.parallel) >= 1
         assert all(option.description.endswith(".") for option in describe(type_.Options))
 
     def _assert_accepted(self, receipts: Sequence[Receipt], *, count: int) -> None:
@@ -160,6 +246,29 @@ class OutputContract(ABC):
         assert sorted(set(seen)) == expected
         if self.make().dedupes:
             assert seen == expected
+
+    def _assert_discreet(self, output: Output, receipt: Receipt) -> None:
+        """A reason is one line for people, without a secret and without a word of the mail."""
+        if not isinstance(receipt, Accepted):
+            assert receipt.reason.isprintable()
+            assert receipt.reason
+            assert TELLTALE not in receipt.reason
+            # Without saying which: the failure is printed.
+            assert not any(secret in receipt.reason for secret in _secrets(output))
+
+
+def _secrets(output: Output) -> Iterator[str]:
+    """Yield the options that are secret."""
+    for _, value in output.options:
+        if isinstance(value, SecretStr) and value.get_secret_value():
+            yield value.get_secret_value()
+
+
+def _deliver(output: Output, messages: Sequence[Message], *, most: int = 64) -> list[Receipt]:
+    """Deliver in calls of at most as many messages as the output declares."""
+    size = min(output.batch_size, most)
+    calls = [messages[start : start + size] for start in range(0, len(messages), size)]
+    return [receipt for call in calls for receipt in output.deliver(call)]
 
 
 def _deliver_singly(output: Output, messages: Sequence[Message]) -> list[Receipt]:

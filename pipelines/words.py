@@ -30,7 +30,7 @@ def decode_words(text: str, *, where: str, defects: Defects) -> str:
     """Return an unfolded header text with its encoded words decoded, in Unicode form NFC.
 
     White space between neighbours is dropped, and so are control characters that a word holds. A word in an
-    unknown charset stays as it is. `where` names the header in a defect.
+    unknown charset is read as UTF-8, and stays as it is if it is none. `where` names the header in a defect.
     """
     if "=?" not in text:
         return _nfc(text)
@@ -43,7 +43,7 @@ def decode_words(text: str, *, where: str, defects: Defects) -> str:
         if not run or (between and not between.isspace()):
             pieces += [_decode_run(run, where=where, defects=defects), between]
             run = []
-        if charset.lookup(word.charset) is None:
+        if charset.lookup(word.charset) is None and not _is_readable(word.data):
             defects.add(
                 Code.ENCODED_WORD_DAMAGED, f"{where}: a word in an unknown charset was left undecoded"
             )
@@ -103,9 +103,18 @@ def _decode_run(run: list[_Word], *, where: str, defects: Defects) -> str:
 def _decode_one(words: list[_Word], *, where: str, defects: Defects) -> str:
     decoded = charset.decode(b"".join(word.data for word in words), words[0].charset, detect=False)
     if decoded.problem is not None:
-        detail = f"{where}: an encoded word is not in its charset and was read as {decoded.codec}"
+        what = (
+            "names an unknown charset" if decoded.problem is Code.CHARSET_UNKNOWN else "is not in its charset"
+        )
+        detail = f"{where}: an encoded word {what} and was read as {decoded.codec}"
         defects.add(Code.ENCODED_WORD_DAMAGED, detail)
     return _CONTROLS.sub("", decoded.text)
+
+
+def _is_readable(data: bytes) -> bool:
+    """Whether it can be taken for UTF-8; escape sequences are of another charset."""
+    text = charset.strictly_utf8(data)
+    return bool(data) and text is not None and _CONTROLS.search(text) is None
 
 
 def _nfc(text: str) -> str:

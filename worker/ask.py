@@ -5,38 +5,53 @@ Whatever an output raises means: all messages of that call, later. What it answe
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 
 from pipelines.message import Message
-from pipelines.output import Output, Receipt, Retry
-from worker.errors import Misconfigured
+from pipelines.output import Accepted, Output, Receipt, Refused, Retry
+from worker.errors import Misconfigured, RedisUnavailable
+from worker.ordering import ordered
 from worker.owing import Receipts
 from worker.quay import Quay
 from worker.spool import Batch, OutputState
 
 _PATIENCE = 3
 """So many calls in a row that bring nothing are enough: an output that is away costs these time-outs, not one a message."""
+_LONGEST_REASON = 1000
+"""Letters of a reason that are kept: it is in the batch, in logs and in Redis."""
 
 
 def ask(quay: Quay, batch: Batch, owed: Mapping[str, Sequence[Message]]) -> Receipts:
-    """The receipts of every output for the messages of a batch that it is owed.
-
-    Raises:
-        RedisUnavailable: the circuits cannot be told what happened.
-    """
-    receipts: dict[tuple[str, str], Receipt] = {}
+    """The receipts of every output for the messages of a batch that it is owed."""
     took: dict[str, float] = {}
-    for output, answers in _side_by_side(quay, batch, owed, took).items():
-        reasons = [answer.reason for answer in answers if isinstance(answer, Retry)]
-        if len(reasons) == len(answers):
-            quay.circuits.failed(output, batch.id, reasons[0], seconds=took[output])
-        else:
-            quay.circuits.succeeded(output)
-        receipts |= {
-            (message.id, output): answer for message, answer in zip(owed[output], answers, strict=True)
-        }
-    return receipts
+    answered = _side_by_side(quay, batch, owed, took)
+    # What was answered counts, also when Redis is away: else every output would get all of it once more.
+    with suppress(RedisUnavailable):
+        for output, answers in answered.items():
+            _tell(quay, batch, output, answers, took[output])
+    return {
+        (message.id, output): answer
+        for output, answers in answered.items()
+        for message, answer in zip(owed[output], answers, strict=True)
+    }
+
+
+def _tell(quay: Quay, batch: Batch, output: str, answers: Sequence[Receipt], seconds: float) -> None:
+    """Tell an output's circuit what it answered."""
+    reasons = [answer.reason for answer in answers if isinstance(answer, Retry)]
+    if len(reasons) < len(answers):
+        quay.circuits.succeeded(output)
+        return
+    failure = batch.id
+    if ordered(quay, [output]):
+        # Nothing behind it is tried, so there may never be another batch that fails.
+        failure += f".{batch.outputs.get(output, OutputState()).attempts}"
+    quay.circuits.failed(output, failure, reasons[0], seconds=seconds)
 
 
 def _side_by_side(
@@ -114,6 +129,7 @@ class _Calls:
             answers = self._output.deliver(messages)
             if len(answers) != len(messages):
                 raise ValueError("it did not answer with one receipt for each message")  # noqa: TRY301
+            answers = [_kept(self._name, answer) for answer in answers]
         except Exception as error:
             self.raised = True
             answers = [Retry(_told(self._name, error))] * len(messages)
@@ -123,8 +139,22 @@ class _Calls:
         return answers
 
 
+def _kept(name: str, answer: object) -> Receipt:
+    """An answer as it can be written down. One that is no receipt means: that message, later."""
+    if isinstance(answer, Accepted):
+        return answer
+    if not isinstance(answer, Retry | Refused):
+        return Retry(f"output {name} answered for it with something that is no receipt")
+    # A server may be quoted, at any length and in letters that no file takes.
+    reason = str(answer.reason)[:_LONGEST_REASON].encode(errors="replace").decode()
+    return replace(answer, reason=reason)
+
+
 def _told(name: str, error: Exception) -> str:
     reason = f"output {name} failed with {type(error).__name__}"
-    if isinstance(error, OSError) and error.strerror:
+    # The words of the system, and no others: an output may have put anything into its error.
+    if isinstance(error, socket.gaierror) and error.strerror:
         reason += f" ({error.strerror})"
+    elif isinstance(error, OSError) and type(error).__module__ == "builtins" and error.errno:
+        reason += f" ({os.strerror(error.errno)})"
     return reason

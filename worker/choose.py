@@ -17,7 +17,8 @@ from worker.spool import Batch, OutputState
 class Chosen:
     """The outputs of a batch that are `due`; those `away`, which are not asked; and those `held` back, each until when.
 
-    `receipts` are for what waited for an output for so long, while it was away, that it may be over.
+    `receipts` are for what waited for an output for so long, while it was away, that it may be over. `probes` are those of
+    the due ones that are away, and are asked to see whether they are back.
     """
 
     batch: Batch
@@ -25,15 +26,23 @@ class Chosen:
     away: Mapping[str, OpenCircuit]
     held: Mapping[str, int]
     receipts: Mapping[tuple[str, str], Receipt]
+    probes: frozenset[str] = frozenset()
 
 
 def choose(quay: Quay, batch: Batch) -> Chosen:
     """Who is asked now. A circuit that is open lets one caller through now and then, and that may be this one."""
-    due = outputs_due(batch, quay.clock())
-    held = held_back(quay, batch, due)
-    free = [output for output in due if output not in held]
-    opened = quay.circuits.opened(free)
-    away = {output: circuit for output, circuit in opened.items() if not quay.circuits.admits(output)}
+    now = quay.clock()
+    due = outputs_due(batch, now)
+    opened = quay.circuits.opened(due)
+    # Whose turn it is does not matter while nobody may ask.
+    open_to_it = [output for output in due if output not in opened or opened[output].probe_at <= now]
+    held = held_back(quay, batch, open_to_it)
+    away = {
+        output: circuit
+        for output, circuit in opened.items()
+        if output in held or circuit.probe_at > now or not quay.circuits.admits(output)
+    }
+    held = {output: until for output, until in held.items() if output not in away}
     receipts = {
         (entry.id, output): Retry(circuit.reason)
         for output, circuit in away.items()
@@ -41,7 +50,8 @@ def choose(quay: Quay, batch: Batch) -> Chosen:
         for entry in batch.entries
         if output in entry.owed
     }
-    return Chosen(batch, frozenset(free) - away.keys(), away, held, receipts)
+    asked = frozenset(due) - held.keys() - away.keys()
+    return Chosen(batch, asked, away, held, receipts, asked & opened.keys())
 
 
 def _since(batch: Batch, circuit: OpenCircuit) -> float:

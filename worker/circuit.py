@@ -32,7 +32,9 @@ _PROBE = """
 -- ARGV: 1 the caller's clock in ms, 2 ms that a probe may take
 local probe_at = redis.call('HGET', KEYS[1], 'probe_at')
 if not probe_at then return 1 end
-if tonumber(probe_at) > tonumber(ARGV[1]) then return 0 end
+local ahead = probe_at - ARGV[1]
+-- No probe is put off for longer: then the clock was wrong.
+if ahead > 0 and ahead <= 2 * ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'probe_at', string.format('%.0f', ARGV[1] + ARGV[2]))
 return 1
 """
@@ -55,6 +57,13 @@ local n = tonumber(probes or '0')
 local wait = math.min(tonumber(ARGV[7]), ARGV[6] * 2 ^ n) * ARGV[8]
 redis.call('HSET', KEYS[1], 'probes', n + 1, 'probe_at', string.format('%.0f', ARGV[1] + wait), 'reason', ARGV[3])
 return probes and 0 or 1
+"""
+
+_UNUSED = """
+-- Gives a probe back with which nothing was asked: the next one may come at once.
+-- KEYS: 1 circuit (hash)
+-- ARGV: 1 the caller's clock in ms
+if redis.call('HEXISTS', KEYS[1], 'probe_at') == 1 then redis.call('HSET', KEYS[1], 'probe_at', ARGV[1]) end
 """
 
 _SUCCEEDED = """
@@ -97,12 +106,15 @@ class Circuits:
             pipeline.hgetall(state.circuit_key(name))
         found = cast("list[dict[str, str]]", pipeline.execute())
         return {
-            name: OpenCircuit(
-                name, float(said["since"]) / 1000, float(said["probe_at"]) / 1000, said["reason"]
-            )
+            name: OpenCircuit(name, float(said["since"]) / 1000, self._probe_at(said), said["reason"])
             for name, said in zip(names, found, strict=True)
             if "reason" in said
         }
+
+    def _probe_at(self, said: Mapping[str, str]) -> float:
+        """When the next probe may come: at once, when the time was written under a clock that was far ahead."""
+        probe_at = float(said["probe_at"]) / 1000
+        return probe_at if probe_at <= self._clock() + 2 * _PROBE_TAKES_SECONDS else 0.0
 
     def admits(self, output: str) -> bool:
         """Whether an output may be asked now: always while its circuit is closed; else it is this caller's probe."""
@@ -111,6 +123,12 @@ class Circuits:
                 keys=[state.circuit_key(output)],
                 args=[int(self._clock() * 1000), int(_PROBE_TAKES_SECONDS * 1000)],
             )
+        )
+
+    def unused(self, output: str) -> None:
+        """Nothing was asked of an output that might have been probed: its messages were not meant for it after all."""
+        self._client.register_script(_UNUSED)(
+            keys=[state.circuit_key(output)], args=[int(self._clock() * 1000)]
         )
 
     def failed(self, output: str, batch: str, reason: str, *, seconds: float = 0.0) -> None:

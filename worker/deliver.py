@@ -8,17 +8,19 @@ three attempts its batch is cut into single messages, and the one that goes on k
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from worker.ask import ask
 from worker.choose import Chosen, choose, due_again
-from worker.errors import MailquayError, SpoolFull
+from worker.circuit import OpenCircuit
+from worker.errors import MailquayError, RedisUnavailable, SpoolFull, SpoolUnavailable
 from worker.lease import Lease, held
-from worker.ordering import next_in_line, ordered
-from worker.owing import owing
+from worker.ordering import its_turn_came, next_in_line, ordered
+from worker.owing import is_due, owing
+from worker.parking import park
 from worker.prepare import Prepared, prepare
 from worker.quay import Quay
 from worker.set_aside import ATTEMPTS, pull_again, set_apart, set_failed_aside
@@ -52,7 +54,7 @@ class Delivered:
 
 def deliver(quay: Quay, ticket: Ticket) -> Delivered | None:
     """Deliver a batch; None when it is gone, not due yet, or another process has it; raises nothing of `worker.errors`."""
-    if ticket.due > quay.clock():
+    if not is_due(ticket.due, quay.clock()):
         return None
     begun_at = time.monotonic()
     delivered = Delivered(ticket.mailbox, ticket.batch)
@@ -67,6 +69,12 @@ def deliver(quay: Quay, ticket: Ticket) -> Delivered | None:
                 # It is not the batch's fault, so it does not count; the batch stays as it is, repeats carry the same ids.
                 quay.spool.postpone(begun, int(quay.clock()) + _PAUSE_SECONDS)
                 raise
+            except OSError as error:
+                # What outputs and parsing raise never comes as far as here: it is the disk's fault.
+                quay.spool.postpone(begun, int(quay.clock()) + _PAUSE_SECONDS)
+                raise SpoolUnavailable(
+                    f"the spool cannot be worked with ({error.strerror or type(error).__name__}); it is tried again"
+                ) from error
     except MailquayError as error:
         delivered.again, delivered.trouble = ticket.messages, error.sentence
     _report(delivered, time.monotonic() - begun_at)
@@ -87,9 +95,12 @@ def _attempt(quay: Quay, lease: Lease, begun: Ticket, delivered: Delivered) -> N
                 return
             chosen = choose(quay, opened.batch)
             if not chosen.due and not chosen.receipts:
-                _wait(quay, begun, chosen)
+                delivered.next = _wait(quay, begun, chosen)
                 return
             prepared = prepare(quay, opened, chosen)
+            for output in chosen.probes:
+                if not prepared.owed[output]:
+                    quay.circuits.unused(output)
             receipts = {**prepared.receipts, **ask(quay, prepared.batch, prepared.owed)}
             lease.check()
             _conclude(quay, begun, opened, replace(prepared, receipts=receipts), delivered)
@@ -98,18 +109,36 @@ def _attempt(quay: Quay, lease: Lease, begun: Ticket, delivered: Delivered) -> N
         delivered.trouble = pull_again(quay, begun, damage)
 
 
-def _wait(quay: Quay, begun: Ticket, chosen: Chosen) -> None:
-    """Let a batch rest of which no output can be asked now; nothing of it was tried."""
+def _wait(quay: Quay, begun: Ticket, chosen: Chosen) -> Ticket | None:
+    """Let a batch rest of which no output can be asked now; nothing of it was tried. Returns it if its turn has come."""
     batch, now = chosen.batch, quay.clock()
     owed = {output for entry in batch.entries for output in entry.owed}
     if owed - chosen.away.keys():
         later = [batch.outputs[output].due for output in owed & batch.outputs.keys()]
         probes = [int(circuit.probe_at) + 1 for circuit in chosen.away.values()]
-        quay.spool.postpone(begun, min(due for due in [*chosen.held.values(), *later, *probes] if due > now))
-    elif owed:
-        quay.spool.park(begun, min(owed), now)
+        times = [due for due in [*chosen.held.values(), *later, *probes] if due > now]
+        # While it was looked at, the last of these may have come.
+        return _called(quay, quay.spool.postpone(begun, min(times, default=int(now) + 1)), chosen)
+    if owed:
+        park(quay, begun, owed)
     else:
-        quay.spool.finish(begun, now)
+        _finish(quay, begun, batch)
+    return None
+
+
+def _called(quay: Quay, resting: Ticket | None, chosen: Chosen) -> Ticket | None:
+    """A batch that rests because earlier ones have to be handed over first, due at once when they are by now."""
+    if resting and its_turn_came(quay, chosen.batch, chosen.held):
+        return quay.spool.postpone(resting, int(quay.clock()))
+    return None
+
+
+def _away(quay: Quay, outputs: Collection[str]) -> Mapping[str, OpenCircuit]:
+    """The outputs that are away. When Redis is, too, that is found out later: what was answered is written down first."""
+    try:
+        return quay.circuits.opened(outputs)
+    except RedisUnavailable:
+        return {}
 
 
 def _conclude(
@@ -118,9 +147,12 @@ def _conclude(
     """Write what follows, in the order in which a crash between two lines only repeats and never loses."""
     batch, chosen = opened.batch, prepared.chosen
     terms = quay.terms(batch.mailbox)
+    if batch.replayed:
+        # A person said who is to have it, and nobody else.
+        terms = replace(terms, fallback=None)
     follows = owing(prepared.batch, prepared.receipts, now=quay.clock(), chance=quay.chance, terms=terms)
     following = follows.batch
-    away = quay.circuits.opened(following.outputs)
+    away = _away(quay, following.outputs)
     failed = {failure.entry.id for failure in follows.failures}
     done = [
         after
@@ -134,12 +166,14 @@ def _conclude(
         delivered.due = due_again(following, away, chosen.held)
         renewed = quay.spool.again(ticket, opened, following, due=delivered.due)
         if renewed and away.keys() == following.outputs.keys():
-            quay.spool.park(renewed, min(away), quay.clock())
+            park(quay, renewed, away)
+        else:
+            delivered.next = _called(quay, renewed, chosen)
     else:
-        quay.spool.finish(ticket, quay.clock())
+        _finish(quay, ticket, batch)
         quay.checkpoints.forget_places(batch.mailbox, batch.id)
     if ordered(quay, chosen.due):
-        delivered.next = next_in_line(quay, batch)
+        delivered.next = delivered.next or next_in_line(quay, batch)
     # What a stage dropped owes nothing; to people it is told apart.
     delivered.dropped = len(prepared.dropped)
     delivered.done = len(done) - delivered.dropped
@@ -153,6 +187,14 @@ def _conclude(
         + sorted({failure.reason for failure in follows.failures})
     )
     _tell(quay, batch, delivered, prepared.dropped)
+
+
+def _finish(quay: Quay, ticket: Ticket, batch: Batch) -> None:
+    """Take out a batch that owes nothing any more. What it replayed is kept already, where it was taken from."""
+    if batch.replayed:
+        quay.spool.remove(ticket)
+    else:
+        quay.spool.finish(ticket, quay.clock())
 
 
 def _tell(quay: Quay, batch: Batch, delivered: Delivered, dropped: Mapping[str, str]) -> None:
@@ -176,11 +218,17 @@ def _set_apart(quay: Quay, begun: Ticket, opened: OpenBatch, delivered: Delivere
 
 
 def _note_settled(quay: Quay, batch: Batch, done: Sequence[Entry]) -> None:
-    """Note that the server may now do what AFTER says. Where there is no room for that, delivering goes on (promise P9)."""
+    """Note that the server may now do what AFTER says. Where there is no room for that, delivering goes on (promise P9).
+
+    What was refused by one output, and is in several batches since, is settled when nothing of its mailbox waits any more.
+    """
     mailbox = quay.settings.mailboxes.get(batch.mailbox)
-    if mailbox and mailbox.after_when == "delivered":
+    # A replay changes nothing on a server: its messages were handed over, and AFTER may have been another then.
+    if mailbox and mailbox.after_when == "delivered" and not batch.replayed:
         try:
-            released(quay, mailbox, batch, done)
+            released(quay, mailbox, batch, [entry for entry in done if not entry.elsewhere])
+            in_parts = [entry for entry in done if entry.elsewhere]
+            released(quay, mailbox, batch, in_parts, recognised=True)
         except SpoolFull as error:
             log.warning("settle.not_noted", mailbox=batch.mailbox, messages=len(done), reason=error.sentence)
 

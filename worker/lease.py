@@ -86,6 +86,16 @@ class Lease:
                 continue
 
 
+def held_now(client: state.Client) -> list[str]:
+    """What anybody holds a lease on at this moment.
+
+    Raises:
+        RedisUnavailable: it cannot be known.
+    """
+    start = state.lease_key("")
+    return sorted(str(key).removeprefix(start) for key in client.scan_iter(f"{start}*", count=1000))
+
+
 @contextmanager
 def held(
     client: state.Client, what: str, *, ttl: float, clock: Callable[[], float] = time.monotonic

@@ -22,6 +22,7 @@ from worker import log, settings
 from worker.alert import alert
 from worker.errand import Pulled, Ring
 from worker.errors import HostBusy, RedisUnavailable
+from worker.owing import is_due
 from worker.parking import let_out, waiting_batches
 from worker.pull import pull as pull_mailbox
 from worker.quay import Quay
@@ -96,6 +97,8 @@ def run(
             totals.note(
                 "a process died at its work; its mailbox or batch is free again when LEASE_TTL is over"
             )
+            if not go_on(False):
+                break
     waiting = waiting_batches(quay)
     for ticket in waiting:
         if ticket.attempts:
@@ -143,14 +146,20 @@ def _work(
         while True:
             for ticket in _rung(bells):
                 totals.rung += ticket.messages
-                if drain:
+                if drain and not over:
                     handed.add(str(ticket))
                     running.add(pool.submit(_deliver, ticket))
             for future in [future for future in running if future.done()]:
                 running.discard(future)
+                if future.cancelled():
+                    continue
                 result = future.result()
                 if isinstance(result, Pulled):
                     left.discard(result.mailbox)
+                elif result and result.next and not over:
+                    # Its turn has come, perhaps under a name that it had before.
+                    handed.add(str(result.next))
+                    running.add(pool.submit(_deliver, result.next))
                 _count(totals, result)
             totals.pulled = max(totals.arrived, totals.rung)
             progress(totals)
@@ -159,13 +168,14 @@ def _work(
                 handed.update(map(str, due))
                 running.update(pool.submit(_deliver, ticket) for ticket in due)
             is_idle = not running
-            over = over or not go_on(is_idle)
-            if over:
-                # What is under way comes to its end.
-                running = {future for future in running if not future.cancel()}
-                if not running:
-                    break
-            elif is_idle:
+            if not over and not go_on(is_idle):
+                over = True
+                if running:
+                    # What is under way comes to its end, and nothing else is begun.
+                    pool.shutdown(wait=False, cancel_futures=True)
+            if over and not running:
+                break
+            if is_idle:
                 # While nothing was to be done, the same names may have come to mean something else.
                 handed.clear()
 
@@ -214,7 +224,9 @@ def _due(quay: Quay, handed: set[str]) -> list[Ticket]:
     """Batches that are due and were not handed out under this very name: each attempt changes the name."""
     let_out(quay, most=_AT_ONCE)
     now = time.time()
-    return [ticket for ticket in quay.spool.tickets() if ticket.due <= now and str(ticket) not in handed]
+    return [
+        ticket for ticket in quay.spool.tickets() if is_due(ticket.due, now) and str(ticket) not in handed
+    ]
 
 
 def _count(totals: Totals, result: Pulled | Delivered | None) -> None:

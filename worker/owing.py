@@ -17,6 +17,8 @@ from worker.spool import Batch, Entry, Event, OutputState
 RETRY_FOR = timedelta(days=3)
 """How long an output is asked that is not configured any more, and so has no RETRY_FOR of its own."""
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 2.0, 600.0
+LONGEST_WAIT = timedelta(days=1)
+"""How long an output may ask to be let alone; a date beyond that is one that nobody meant, and it is asked again then."""
 _EVENTS = 50
 """What is kept of the history of a batch: its newest events."""
 
@@ -58,10 +60,15 @@ class Owing:
     accepted: int = 0
 
 
+def is_due(due: float, now: float) -> bool:
+    """Whether a time has come. One that is further away than anybody waits was written when a clock was wrong."""
+    return not now < due <= now + 2 * LONGEST_WAIT.total_seconds()
+
+
 def outputs_due(batch: Batch, now: float) -> list[str]:
     """The outputs that something is owed to and that may be asked now."""
     owed = {output for entry in batch.entries for output in entry.owed}
-    return sorted(output for output in owed if batch.outputs.get(output, OutputState()).due <= now)
+    return sorted(output for output in owed if is_due(batch.outputs.get(output, OutputState()).due, now))
 
 
 def owing(
@@ -89,6 +96,9 @@ def owing(
         # An output that has it again, because a person replayed it, is named once.
         after = replace(entry, owed=tuple(still), accepted=tuple(dict.fromkeys((*entry.accepted, *took))))
         caught = _caught(after, failed, terms.fallback)
+        if failed and not caught:
+            elsewhere = dict.fromkeys((*entry.elsewhere, *(failure.output for failure in failed)))
+            after = replace(after, elsewhere=tuple(elsewhere))
         # Who accepted it at the same time is to be seen where it waits.
         failures += [] if caught else [replace(failure, entry=after) for failure in failed]
         entries.append(caught or after)
@@ -140,6 +150,7 @@ def _state(
     asked_for = max(
         (receipt.not_before.timestamp() for receipt in retries if receipt.not_before), default=0.0
     )
+    asked_for = min(asked_for, now + LONGEST_WAIT.total_seconds())
     longest = min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(before.attempts, 10))
     return OutputState(
         attempts=before.attempts + 1,

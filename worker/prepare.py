@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -13,6 +13,7 @@ from pipelines.output import Receipt, Refused, Retry
 from pipelines.parse import parse
 from worker.choose import Chosen, since_noted
 from worker.errors import Misconfigured
+from worker.ordering import ordered
 from worker.quay import Quay
 from worker.spool import Batch, BatchDamaged, Entry, OpenBatch
 
@@ -21,7 +22,8 @@ from worker.spool import Batch, BatchDamaged, Entry, OpenBatch
 class Prepared:
     """The batch with what each message owes after routing, the messages by id, and what was dropped by which stage.
 
-    `receipts` are those that are known without an output having been asked.
+    `receipts` are those that are known without an output having been asked. `fresh` are outputs that routing has just
+    found, and that may be asked at once; `in_order` those that get no message before the one in front of it.
     """
 
     batch: Batch
@@ -29,25 +31,22 @@ class Prepared:
     messages: Mapping[str, Message]
     receipts: Mapping[tuple[str, str], Receipt]
     dropped: Mapping[str, str]
-
-    @property
-    def asked(self) -> frozenset[str]:
-        """The outputs that are due, and the fallback of messages that none of them is to have."""
-        known = {output for entry in self.chosen.batch.entries for output in entry.owed}
-        owed = {output for entry in self.batch.entries for output in entry.owed}
-        return self.chosen.due | (owed - known)
+    fresh: frozenset[str] = frozenset()
+    in_order: frozenset[str] = frozenset()
 
     @property
     def owed(self) -> dict[str, list[Message]]:
         """The messages for each of the outputs that are asked now."""
-        return {
-            output: [
-                self.messages[entry.id]
-                for entry in self.batch.entries
-                if output in entry.owed and entry.id in self.messages
-            ]
-            for output in sorted(self.asked)
-        }
+        return {output: list(self._for(output)) for output in sorted(self.chosen.due | self.fresh)}
+
+    def _for(self, output: str) -> Iterator[Message]:
+        for entry in self.batch.entries:
+            if output not in entry.owed:
+                continue
+            if entry.id in self.messages:
+                yield self.messages[entry.id]
+            elif output in self.in_order and isinstance(self.receipts.get((entry.id, output)), Retry):
+                return
 
 
 def prepare(quay: Quay, opened: OpenBatch, chosen: Chosen) -> Prepared:
@@ -58,7 +57,7 @@ def prepare(quay: Quay, opened: OpenBatch, chosen: Chosen) -> Prepared:
     dropped: dict[str, str] = {}
     entries: list[Entry] = []
     try:
-        pipeline, routing = quay.pipeline(batch.mailbox), quay.routing(batch.mailbox)
+        pipeline = quay.pipeline(batch.mailbox)
     except Misconfigured as error:
         retry = Retry(error.sentence)
         receipts = {(entry.id, output): retry for entry in batch.entries for output in entry.owed}
@@ -81,11 +80,38 @@ def prepare(quay: Quay, opened: OpenBatch, chosen: Chosen) -> Prepared:
             receipts |= {(entry.id, output): Refused(reason) for output in entry.owed}
         else:
             # What a stage dropped on purpose owes nothing any more.
-            owed = routing.outputs(message, entry.owed, entry.accepted) if message else ()
+            owed = _routed(quay, batch, entry, message) if message else ()
             entries[-1] = replace(entry, owed=owed)
             if message:
                 messages[entry.id] = message
-    return Prepared(replace(batch, entries=tuple(entries)), chosen, messages, receipts, dropped)
+    routed = replace(batch, entries=tuple(entries))
+    return Prepared(
+        routed,
+        chosen,
+        messages,
+        receipts,
+        dropped,
+        fresh=_fresh(quay, batch, routed),
+        in_order=ordered(quay, chosen.due),
+    )
+
+
+def _fresh(quay: Quay, batch: Batch, routed: Batch) -> frozenset[str]:
+    """The outputs that are owed something only since routing, but for those that are away or that have an order to keep."""
+    before = {output for entry in batch.entries for output in entry.owed}
+    new = {output for entry in routed.entries for output in entry.owed} - before
+    return frozenset(new - quay.circuits.opened(new).keys() - ordered(quay, new))
+
+
+def _routed(quay: Quay, batch: Batch, entry: Entry, message: Message) -> tuple[str, ...]:
+    """The outputs that are to have a message. A replay goes to those it was meant for that would have it if it came today."""
+    routing = quay.routing(batch.mailbox)
+    if not batch.replayed:
+        return routing.outputs(message, entry.owed, entry.accepted)
+    mailbox = quay.settings.mailboxes[batch.mailbox]
+    meant = tuple(output for output in entry.owed if output != mailbox.fallback)
+    today = routing.outputs(message, tuple(dict.fromkeys((*mailbox.outputs, *meant))), ())
+    return tuple(output for output in entry.owed if output in today)
 
 
 def _parsed(batch: Batch, entry: Entry, opened: OpenBatch) -> Message:

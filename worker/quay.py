@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from pipelines.account import SignsIn
 from pipelines.output import Output
@@ -98,11 +99,37 @@ class Quay:
 
     @cached_property
     def spool(self) -> Spool:
-        """The spool in DATA_DIR."""
+        """The spool that SPOOL_URL names, or the one in DATA_DIR."""
+        return self.spool_at(self.settings.spool_url or self.settings.data_dir / "spool")
+
+    def spool_at(self, place: str | Path) -> Spool:
+        """The spool in a folder or under a URL, on the same terms as the configured one.
+
+        Raises:
+            Misconfigured: the extra is not installed, or the address and the keys do not make a store.
+        """
         said = self.settings
-        return FileSpool(
-            said.data_dir / "spool",
-            disk_free_min=said.disk_free_min,
+        if isinstance(place, str) and place.startswith("file:"):
+            place = Path(unquote(urlsplit(place).path))
+        if isinstance(place, Path):
+            return FileSpool(
+                place,
+                disk_free_min=said.disk_free_min,
+                spool_max=said.spool_max,
+                keep=said.keep.total_seconds(),
+                clock=self.clock,
+            )
+        try:
+            # The library comes with an extra.
+            from worker.spool.object import ObjectSpool
+            from worker.spool.opening import open_bucket
+        except ModuleNotFoundError as error:
+            raise Misconfigured(
+                "SPOOL_URL: it needs a library that is not installed: pip install 'mailquay[s3]'"
+            ) from error
+        return ObjectSpool(
+            open_bucket(said.model_copy(update={"spool_url": place}), jitter=self.jitter),
+            scratch=said.data_dir / "fetched",
             spool_max=said.spool_max,
             keep=said.keep.total_seconds(),
             clock=self.clock,

@@ -18,7 +18,7 @@ def set_failed_aside(quay: Quay, opened: OpenBatch, follows: Owing) -> None:
     """Set refused messages aside, one batch an output, under an id that a repeat finds again."""
     for output in sorted({failure.output for failure in follows.failures}):
         refused = [failure for failure in follows.failures if failure.output == output]
-        entries = tuple(replace(failure.entry, owed=(output,)) for failure in refused)
+        entries = tuple(_owed_alone(failure.entry, output) for failure in refused)
         batch = replace(
             follows.batch,
             id=batch_id(["failed", output, *(entry.id for entry in entries)]),
@@ -29,6 +29,12 @@ def set_failed_aside(quay: Quay, opened: OpenBatch, follows: Owing) -> None:
         with quay.spool.new(batch) as writer:
             reasons = sorted({f"{output}: {failure.reason}" for failure in refused})
             writer.commit_failed(_copied(writer, opened, batch), "\n".join(reasons))
+
+
+def _owed_alone(entry: Entry, output: str) -> Entry:
+    """A message as it is owed to one output, in a batch of its own; who else does not have it stays known."""
+    others = dict.fromkeys((*entry.elsewhere, *entry.owed))
+    return replace(entry, owed=(output,), elsewhere=tuple(name for name in others if name != output))
 
 
 def _copied(writer: BatchWriter, opened: OpenBatch, batch: Batch) -> Batch:
@@ -49,7 +55,8 @@ def set_apart(quay: Quay, ticket: Ticket, opened: OpenBatch) -> str:
     for number, entry in enumerate(batch.owing):
         single = replace(
             batch,
-            id=batch_id(["single", entry.id]),
+            # The same message may be in two batches, which owe it to different outputs.
+            id=batch_id(["single", batch.id, entry.id]),
             generation=0,
             entries=(entry,),
             sequence=batch.sequence + number,
@@ -65,7 +72,8 @@ def pull_again(quay: Quay, ticket: Ticket, damage: BatchDamaged) -> str:
     """A damaged batch waits for a person; its messages are still on the server and are pulled once more. Returns why."""
     reason, plan = damage.sentence, damage.plan
     if plan:
-        places = [place(plan, entry) for entry in plan.entries]
+        # Of an old one it may be known which of its messages every output has.
+        places = [place(plan, entry) for entry in plan.owing or plan.entries]
     else:
         places = quay.checkpoints.places(ticket.mailbox, ticket.batch)
     if places:

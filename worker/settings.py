@@ -28,6 +28,7 @@ from worker.errors import ConfigurationError, Problem, TokensUnreadable
 from worker.mailbox import LocalFile, LocalPath, Mailbox, Text, lower
 from worker.registration import Entra, Google, Oidc, registration_for, registration_problems
 from worker.signer import OutputSigner, Signer, output_signers
+from worker.spool_settings import SpoolSettings
 from worker.terms import OutputTerms
 from worker.tokens import Registration
 
@@ -82,8 +83,8 @@ def _broker_url(url: str) -> str:
     return _redis_url(url) if "redis" in scheme.lower() or "sentinel" in scheme.lower() else url
 
 
-class General(Options):
-    """The variables without a prefix."""
+class General(SpoolSettings):
+    """The variables without a prefix; those of the spool are its own."""
 
     redis_url: Annotated[Text, AfterValidator(_redis_url)] | None = Field(
         default=None,
@@ -100,7 +101,7 @@ class General(Options):
     data_dir: LocalPath = Field(
         default=Path("data"),
         validate_default=True,
-        description="Folder of the spool and of the embedded Valkey.",
+        description="Folder of the embedded Valkey and, unless SPOOL_URL says otherwise, of the spool.",
         examples=["/data"],
     )
     token_keys_file: Annotated[LocalFile, AfterValidator(_token_keys)] | None = Field(
@@ -162,23 +163,6 @@ class General(Options):
         ge=timedelta(seconds=10),
         description="Longest time one pull may take; a large mailbox is pulled in several.",
         examples=["30m"],
-    )
-    disk_free_min: ByteSize = Field(
-        default=256 * 2**20,
-        ge=0,
-        description="Pulling stops while the disk of DATA_DIR has less than this free; delivering goes on.",
-        examples=["2GB"],
-    )
-    spool_max: ByteSize | None = Field(
-        default=None,
-        ge=1,
-        description="Pulling stops while so much mail waits in the spool; delivering goes on. Unset: until DISK_FREE_MIN.",
-        examples=["20GB"],
-    )
-    keep: Duration = Field(
-        default=timedelta(0),
-        description="For so long a delivered batch is kept, so that `mailquay replay` can hand it over again.",
-        examples=["7d"],
     )
     sweep_every: Duration = Field(
         default=timedelta(seconds=10),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from worker.owing import is_due
 from worker.parking import let_out
 from worker.quay import Quay
 from worker.spool import Ticket
@@ -41,7 +42,7 @@ def sweep(quay: Quay, *, ring: Callable[[Ticket], None], ring_pull: Callable[[st
     cleaned = quay.spool.clean()
     let_out(quay, most=_AT_ONCE)
     waiting = quay.spool.tickets()
-    due = [ticket for ticket in waiting if ticket.due <= now][:_AT_ONCE]
+    due = [ticket for ticket in waiting if is_due(ticket.due, now)][:_AT_ONCE]
     for ticket in due:
         ring(ticket)
     forgotten = [bell for bell in quay.timetable.unanswered() if now - bell.last > _UNANSWERED_SECONDS]

@@ -18,6 +18,8 @@ from pathlib import Path
 import httpx2
 from pydantic_core import PydanticCustomError
 
+from pipelines.outputs.http_answer_time import HurriedBackend
+
 # A receiver may ask for patience, and may be wrong about how much.
 PATIENCE = timedelta(days=1)
 # Many servers close an idle connection after five seconds; ours is gone first, so that no request meets a closed one.
@@ -27,15 +29,20 @@ KEEP_ALIVE_SECONDS = 3.0
 def new_client(*, timeout: timedelta, connections: int, ca_file: Path | None) -> httpx2.Client:
     """Make a client that waits at most `timeout` for the connection and for each piece of sending and of the answer.
 
+    A whole answer, head and body, has at most twice that.
+
     Raises:
         OSError: `ca_file` cannot be read or holds no certificate.
     """
-    return httpx2.Client(
+    transport = httpx2.HTTPTransport(
         verify=trust(ca_file),
-        timeout=timeout.total_seconds(),
         limits=httpx2.Limits(max_connections=connections, keepalive_expiry=KEEP_ALIVE_SECONDS),
-        follow_redirects=False,
         trust_env=False,
+    )
+    # The library has no other way to say it; a test notices when it moves.
+    transport._pool._network_backend = HurriedBackend()  # noqa: SLF001
+    return httpx2.Client(
+        transport=transport, timeout=timeout.total_seconds(), follow_redirects=False, trust_env=False
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
 
 from pipelines.addresses import Address
 from pipelines.charset import clean
@@ -83,7 +82,6 @@ def address_rows(message: Message) -> Iterator[Row]:
 def attachment_rows(message: Message, *, content: bool) -> Iterator[Row]:
     """Yield the rows of `attachments`, one attachment decoded at a time; `content` says whether their bytes are in them."""
     for position, part in enumerate(message.attachments, 1):
-        data = part.decode() if content else None
         yield {
             "message": message.id,
             "position": position,
@@ -93,8 +91,8 @@ def attachment_rows(message: Message, *, content: bool) -> Iterator[Row]:
             "disposition": _clean(part.disposition),
             "cid": _clean(part.cid),
             "size": part.size,
-            "sha256": part.sha256() if data is None else sha256(data).hexdigest(),
-            "content": data,
+            "sha256": part.sha256(),
+            "content": part.decode() if content else None,
         }
 
 

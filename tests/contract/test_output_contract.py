@@ -36,7 +36,7 @@ from pipelines.outputs.sql import SqlOptions, SqlOutput
 from pipelines.outputs.stdout import LineStream, StdoutOptions, StdoutOutput
 from pipelines.outputs.webhook import WebhookOptions, WebhookOutput
 from pipelines.registry import load_output, output_types
-from pipelines.testing import OutputContract
+from pipelines.testing import TELLTALE, OutputContract
 from tests.bed.database import MariaDb, Postgres, fresh, rows
 from tests.bed.dovecot import Dovecot
 from tests.bed.imap_folder import ImapFolder
@@ -44,12 +44,18 @@ from tests.bed.kafka import MockKafka
 from tests.bed.nats import NatsServer
 from tests.bed.object_store import ObjectServer, object_server
 from tests.bed.postbox import Postbox, attached
+from tests.bed.processes import free_port
 from tests.bed.rabbitmq import RabbitMq
 from tests.bed.search import cluster
 from tests.bed.valkey import Valkey
 from tests.contract.receiver import receiving
 from worker.demo.certificates import Certificates
 from worker.demo.harbour import BOB
+
+
+def secret() -> str:
+    """A secret of which also a part is recognised where it must not be."""
+    return f"{TELLTALE}-{secrets.token_hex(8)}"
 
 
 class TestAmqp(OutputContract):
@@ -65,6 +71,10 @@ class TestAmqp(OutputContract):
         return AmqpOutput(
             "bus", AmqpOptions.model_validate({"url": self.rabbitmq.url, "routing_key": self.queue})
         )
+
+    def out_of_reach(self) -> AmqpOutput:
+        url = f"amqp://robot:{secret()}@127.0.0.1:{free_port()}/"
+        return AmqpOutput("bus", AmqpOptions.model_validate({"url": url, "password": secret()}))
 
     def read(self) -> list[tuple[str, bytes]]:
         return [
@@ -84,6 +94,10 @@ class TestCelery(OutputContract):
             "crm", CeleryOptions.model_validate({"broker_url": self.valkey.url, "task": "crm.take"})
         )
 
+    def out_of_reach(self) -> CeleryOutput:
+        said = {"broker_url": f"redis://:{secret()}@127.0.0.1:{free_port()}/3", "task": "crm.take"}
+        return CeleryOutput("crm", CeleryOptions.model_validate({**said, "timeout": "2s"}))
+
     def read(self) -> list[tuple[str, bytes]]:
         with self.valkey.client() as client:
             tasks = [orjson.loads(task) for task in client.lrange("celery", 0, -1)]
@@ -102,7 +116,9 @@ class TestExec(OutputContract):
     def make(self) -> ExecOutput:
         # Each run leaves a file of its own, which is what this system makes of a repetition.
         program = 'cat > "$0/$MAILQUAY_ID.$$.part" && mv "$0/$MAILQUAY_ID.$$.part" "$0/$MAILQUAY_ID.$$"'
-        return ExecOutput("robot", ExecOptions(command=shlex.join(["/bin/sh", "-c", program, str(self.path)])))
+        return ExecOutput(
+            "robot", ExecOptions(command=shlex.join(["/bin/sh", "-c", program, str(self.path)]))
+        )
 
     def read(self) -> list[tuple[str, bytes]]:
         return [(file.name[:32], file.read_bytes()) for file in self.path.iterdir()]
@@ -142,6 +158,10 @@ class TestImap(OutputContract):
     def make(self) -> ImapOutput:
         return ImapOutput("copy", ImapOptions.model_validate({**self.folder.options, "mark": "yes"}))
 
+    def out_of_reach(self) -> ImapOutput:
+        said = {"host": "127.0.0.1", "port": free_port(), "username": "robot", "password": secret()}
+        return ImapOutput("copy", ImapOptions.model_validate(said))
+
     def read(self) -> list[tuple[str, bytes]]:
         lines = (filed.raw.partition(b"\r\n") for filed in self.folder.messages())
         return [(first[-32:].decode(), rest) for first, _, rest in lines]
@@ -176,6 +196,11 @@ class TestKafka(OutputContract):
 
     def make(self) -> KafkaOutput:
         return KafkaOutput("bus", KafkaOptions.model_validate({"servers": self.cluster.servers}))
+
+    def out_of_reach(self) -> KafkaOutput:
+        said = {"servers": f"127.0.0.1:{free_port()}", "timeout": "1s", "sasl": "PLAIN"}
+        whose = {"username": "robot", "password": secret(), "settings": f"ssl.key.password={secret()}"}
+        return KafkaOutput("bus", KafkaOptions.model_validate({**said, **whose}))
 
     def read(self) -> list[tuple[str, bytes]]:
         return [(record.headers["id"], record.value) for record in self.cluster.records("mailquay")]
@@ -231,6 +256,10 @@ class TestNats(OutputContract):
     def make(self) -> NatsOutput:
         return NatsOutput("bus", NatsOptions.model_validate({"url": self.server.url}))
 
+    def out_of_reach(self) -> NatsOutput:
+        url = f"nats://robot:{secret()}@127.0.0.1:{free_port()}"
+        return NatsOutput("bus", NatsOptions.model_validate({"url": url, "timeout": "2s"}))
+
     def read(self) -> list[tuple[str, bytes]]:
         return self.server.stored("MAIL")
 
@@ -244,6 +273,12 @@ class TestRedisStream(OutputContract):
 
     def make(self) -> RedisStreamOutput:
         return RedisStreamOutput("feed", RedisStreamOptions.model_validate({"url": self.valkey.url}))
+
+    def out_of_reach(self) -> RedisStreamOutput:
+        url = f"redis://robot:{secret()}@127.0.0.1:{free_port()}/1"
+        return RedisStreamOutput(
+            "feed", RedisStreamOptions.model_validate({"url": url, "password": secret()})
+        )
 
     def read(self) -> list[tuple[str, bytes]]:
         with self.valkey.client() as client:
@@ -281,6 +316,10 @@ class TestSqlInPostgres(SqlContract):
     def _place(self, postgres: Postgres) -> None:
         self.url = fresh(postgres)
 
+    def out_of_reach(self) -> SqlOutput:
+        url = f"postgresql+psycopg://robot@127.0.0.1:{free_port()}/mail"
+        return SqlOutput("archive", SqlOptions.model_validate({"url": url, "password": secret()}))
+
     def expected(self, message: Message) -> bytes:
         return _as_text(message.to_dict())
 
@@ -291,6 +330,10 @@ class TestSqlInMariaDb(SqlContract):
     @pytest.fixture(autouse=True)
     def _place(self, mariadb: MariaDb) -> None:
         self.url = fresh(mariadb)
+
+    def out_of_reach(self) -> SqlOutput:
+        url = f"mysql+pymysql://robot@127.0.0.1:{free_port()}/mail"
+        return SqlOutput("archive", SqlOptions.model_validate({"url": url, "password": secret()}))
 
 
 class TestStdout(OutputContract):
@@ -322,10 +365,17 @@ class TestSmtp(OutputContract):
         said = {"host": "127.0.0.1", "port": self.postbox.port, "tls": "none", "to": "to@example.com"}
         return SmtpOutput("copy", SmtpOptions.model_validate({**said, "from": "from@example.com"}))
 
+    def out_of_reach(self) -> SmtpOutput:
+        said = {"host": "127.0.0.1", "port": free_port(), "username": "robot", "password": secret()}
+        whom = {"from": "from@example.com", "to": "to@example.com"}
+        return SmtpOutput("copy", SmtpOptions.model_validate({**said, **whom}))
+
     def read(self) -> list[tuple[str, bytes]]:
         contents = [posted.content for posted in self.postbox.taken]
         ids = [re.search(rb"^Message-ID: <(\w{32})\.copy@", content, re.MULTILINE) for content in contents]
-        return [(id_[1].decode(), attached(content)) for id_, content in zip(ids, contents, strict=True) if id_]
+        return [
+            (id_[1].decode(), attached(content)) for id_, content in zip(ids, contents, strict=True) if id_
+        ]
 
     def expected(self, message: Message) -> bytes:
         return bytes(message.raw)
@@ -340,8 +390,40 @@ class TestWebhook(OutputContract):
     def make(self) -> WebhookOutput:
         return WebhookOutput("crm", WebhookOptions(url=self.receiver.url))
 
+    def out_of_reach(self) -> WebhookOutput:
+        url = f"http://robot:{secret()}@127.0.0.1:{free_port()}/{secret()}?key={secret()}"
+        signs = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+        said = {"url": url, "secret": signs, "headers": f"X-Token: {secret()}"}
+        return WebhookOutput("crm", WebhookOptions.model_validate(said))
+
     def read(self) -> list[tuple[str, bytes]]:
         return [(call.headers["webhook-id"], call.body) for call in self.receiver.calls]
+
+
+class TestWebhookRaw(TestWebhook):
+    """With CONTENT=raw."""
+
+    def make(self) -> WebhookOutput:
+        return WebhookOutput("crm", WebhookOptions(url=self.receiver.url, content="raw"))
+
+    def expected(self, message: Message) -> bytes:
+        return bytes(message.raw)
+
+
+class TestWebhookWithAttachments(TestWebhook):
+    """With CONTENT=json+attachments."""
+
+    def make(self) -> WebhookOutput:
+        return WebhookOutput("crm", WebhookOptions(url=self.receiver.url, content="json+attachments"))
+
+    def expected(self, message: Message) -> bytes:
+        return message.to_json()[:-1] + b',"attachmentContents":{}}'
+
+
+def nowhere() -> dict[str, str]:
+    """A store that is not there."""
+    said = {"url": "s3://mail/in", "endpoint": f"http://127.0.0.1:{free_port()}", "timeout": "2s"}
+    return {**said, "access_key": "robot", "secret_key": secret()}
 
 
 @pytest.fixture(scope="module")
@@ -361,6 +443,10 @@ class TestOpenSearch(OutputContract):
     def make(self) -> OpenSearchOutput:
         return OpenSearchOutput("search", OpenSearchOptions(url=self.cluster.url))
 
+    def out_of_reach(self) -> OpenSearchOutput:
+        said = {"url": f"http://127.0.0.1:{free_port()}", "username": "robot", "password": secret()}
+        return OpenSearchOutput("search", OpenSearchOptions.model_validate(said))
+
     def read(self) -> list[tuple[str, bytes]]:
         return [(id_, found) for (_, id_), found in self.cluster.documents.items()]
 
@@ -378,6 +464,9 @@ class TestParquet(OutputContract):
     def make(self) -> ParquetOutput:
         return ParquetOutput("lake", ParquetOptions(url=f"file://{self.path}"))
 
+    def out_of_reach(self) -> ParquetOutput:
+        return ParquetOutput("lake", ParquetOptions.model_validate(nowhere()))
+
     def read(self) -> list[tuple[str, bytes]]:
         tables = [pq.read_table(file).to_pylist() for file in self.path.rglob("*.parquet")]
         return [(row["id"], row["json"].encode()) for table in tables for row in table]
@@ -392,6 +481,9 @@ class TestS3(OutputContract):
 
     def make(self) -> S3Output:
         return S3Output("archive", S3Options.model_validate(self.bucket.options("in")))
+
+    def out_of_reach(self) -> S3Output:
+        return S3Output("archive", S3Options.model_validate(nowhere()))
 
     def read(self) -> list[tuple[str, bytes]]:
         found = self.bucket.objects()
@@ -417,8 +509,26 @@ class TestS3Folder(OutputContract):
 
 def test_every_registered_output_has_its_contract_tests() -> None:
     """An output that is registered and not tested here has not promised anything."""
-    tested = {"amqp": TestAmqp, "celery": TestCelery, "exec": TestExec, "files": TestFiles, "imap": TestImap, "jsonl": TestJsonl, "kafka": TestKafka, "maildir": TestMaildir, "mbox": TestMbox, "nats": TestNats, "opensearch": TestOpenSearch, "parquet": TestParquet, "redis_stream": TestRedisStream, "s3": TestS3, "smtp": TestSmtp, "sql": TestSql,
-        "stdout": TestStdout, "webhook": TestWebhook}
+    tested = {
+        "amqp": TestAmqp,
+        "celery": TestCelery,
+        "exec": TestExec,
+        "files": TestFiles,
+        "imap": TestImap,
+        "jsonl": TestJsonl,
+        "kafka": TestKafka,
+        "maildir": TestMaildir,
+        "mbox": TestMbox,
+        "nats": TestNats,
+        "opensearch": TestOpenSearch,
+        "parquet": TestParquet,
+        "redis_stream": TestRedisStream,
+        "s3": TestS3,
+        "smtp": TestSmtp,
+        "sql": TestSql,
+        "stdout": TestStdout,
+        "webhook": TestWebhook,
+    }
 
     assert set(output_types()) == set(tested)
     assert all(load_output(name).type_name == name for name in tested)

@@ -105,10 +105,10 @@ def test_a_webhook_that_hangs_does_not_hold_the_other_outputs_up(
     assert delivered_once(installation, range(COUNT))
 
 
-def test_a_webhook_that_never_answers_costs_one_time_out_and_not_one_a_message(
+def test_a_webhook_that_never_answers_costs_three_time_outs_and_not_one_a_message(
     installation: Installation, quay: Quay, clock: Clock, events: Events
 ) -> None:
-    """A call ends soon, with what was not tried left for later; when the receiver recovers, all arrive."""
+    """A delivery ends soon, with what was not tried left for later; when the receiver recovers, all arrive."""
     released = threading.Event()
 
     def hang(call: Call) -> Answer:
@@ -121,7 +121,7 @@ def test_a_webhook_that_never_answers_costs_one_time_out_and_not_one_a_message(
         begun = time.monotonic()
         flow(slow, "box")
         assert time.monotonic() - begun < 3
-        assert len(receiver.calls) < 3
+        assert len(receiver.calls) <= 3
         assert "did not answer within" in of(events, "deliver.finished")[0]["reason"]
         released.set()
         receiver.calls.clear()

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from worker.quay import Quay
-from worker.spool import Batch, BatchWriter, Ticket
+from worker.spool import Batch, BatchWriter, OpenBatch, Ticket
+from worker.spool.bucket import Bucket
 from worker.spool.file import FileSpool
+from worker.spool.object import ObjectSpool
 
 
 class Died(BaseException):
@@ -49,9 +51,28 @@ class MortalSpool(FileSpool):
         found: Ticket | None = self.life.step(lambda: FileSpool.begin(self, ticket))
         return found
 
-    def postpone(self, ticket: Ticket, due: int) -> None:
+    def postpone(self, ticket: Ticket, due: int) -> Ticket | None:
         """A step."""
-        self.life.step(lambda: FileSpool.postpone(self, ticket, due))
+        found: Ticket | None = self.life.step(lambda: FileSpool.postpone(self, ticket, due))
+        return found
+
+    def again(self, ticket: Ticket, opened: OpenBatch, batch: Batch, *, due: int) -> Ticket | None:
+        """A step; when the batch is written anew, the commit and the removal are two."""
+        found: Ticket | None = self.life.step(lambda: FileSpool.again(self, ticket, opened, batch, due=due))
+        return found
+
+    def park(self, ticket: Ticket, output: str, now: float) -> None:
+        """A step."""
+        self.life.step(lambda: FileSpool.park(self, ticket, output, now))
+
+    def unpark(self, ticket: Ticket, output: str) -> Ticket | None:
+        """A step."""
+        found: Ticket | None = self.life.step(lambda: FileSpool.unpark(self, ticket, output))
+        return found
+
+    def finish(self, ticket: Ticket, now: float) -> None:
+        """A step."""
+        self.life.step(lambda: FileSpool.finish(self, ticket, now))
 
     def remove(self, ticket: Ticket) -> None:
         """A step."""
@@ -94,11 +115,33 @@ class _MortalWriter:
         return self._life.step(lambda: self._writer.commit_failed(batch, reason))
 
 
+class StepwiseBucket(Bucket):
+    """A bucket each of whose requests is a step, of a life or of something else that a test decides on."""
+
+    step: Callable[[Callable[[], Any]], Any] = staticmethod(lambda act: act())
+
+    def _tried(self, act: Callable[[], Any]) -> Any:
+        return self.step(lambda: super(StepwiseBucket, self)._tried(act))
+
+
+def stepwise(client: Any) -> StepwiseBucket:
+    """Such a bucket over a store in memory, whose conditions need not be tried out."""
+    bucket = StepwiseBucket(client, server="the store", timeout="5s", sleep=lambda _: None)
+    bucket._keeps_conditions = True
+    return bucket
+
+
 def mortal(quay: Quay, life: Life) -> Quay:
     """A quay whose every change of the world is a step of `life`: in Redis and in the spool."""
-    spool = MortalSpool(quay.settings.data_dir / "spool", clock=quay.clock)
-    spool.life = life
-    quay.spool = spool
+    if isinstance(quay.spool, ObjectSpool):
+        bucket = quay.spool._bucket
+        assert isinstance(bucket, StepwiseBucket)
+        bucket.step = life.step  # type: ignore[method-assign]
+    else:
+        keep = quay.settings.keep.total_seconds()
+        spool = MortalSpool(quay.settings.data_dir / "spool", keep=keep, clock=quay.clock)
+        spool.life = life
+        quay.spool = spool
     execute = quay.client.execute_command
     quay.client.execute_command = lambda *words, **options: life.step(lambda: execute(*words, **options))  # type: ignore[method-assign]
     return quay

@@ -319,24 +319,32 @@ def test_a_lost_answer_is_a_retry_and_the_repetition_is_looked_for(certificates:
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "words"),
     [
-        {b"EXAMINE": b"<silence>"},
-        {b"EXAMINE": b"* x\r\n" * 1000 + b"<end>"},
-        {b"UID SEARCH": b"* SEARCH {99999999}\r\n"},
-        {b"UID SEARCH": b"+ more\r\n"},
-        {b"EXAMINE": b"x" * 100_000},
-        {b"EXAMINE": b"<tag> NO x\r\n", b"CREATE": b"<tag> NO [CANNOT] Invalid mailbox name\r\n"},
-        {b"CAPABILITY": b"* CAPABILITY IMAP4rev1 LOGINDISABLED\r\n<tag> OK x\r\n"},
+        ({b"EXAMINE": b"<silence>"}, "in time"),
+        ({b"EXAMINE": b"* x\r\n" * 10 + b"<end>"}, "closed the connection"),
+        (
+            {b"EXAMINE": b"* OK " + b"x" * 1000 + b"\r\n" + (b"* OK " + b"x" * 1000 + b"\r\n") * 5000},
+            "without an end",
+        ),
+        ({b"UID SEARCH": b"* SEARCH {99999999}\r\n"}, "more than was asked for"),
+        ({b"UID SEARCH": b"+ more\r\n"}, "does not speak IMAP"),
+        ({b"EXAMINE": b"x" * 100_000}, "a line without an end"),
+        (
+            {b"EXAMINE": b"<tag> NO x\r\n", b"CREATE": b"<tag> NO [CANNOT] Invalid mailbox name\r\n"},
+            "NO [CANNOT]",
+        ),
+        ({b"CAPABILITY": b"* CAPABILITY IMAP4rev1 LOGINDISABLED\r\n<tag> OK x\r\n"}, "takes no passwords"),
     ],
 )
 def test_a_server_out_of_its_mind_is_a_retry(
-    certificates: Certificates, changed: dict[bytes, bytes | list[bytes]]
+    certificates: Certificates, changed: dict[bytes, bytes | list[bytes]], words: str
 ) -> None:
     """One that hangs, floods, asks on and on or refuses the folder holds nobody up and costs no message."""
-    receipt, server = at_exchange(certificates, b"", changed)
+    receipt, server = at_exchange(certificates, b"", changed, timeout="2s")
 
     assert isinstance(receipt, Retry)
+    assert words in receipt.reason
     assert server.commands(b"APPEND") == []
 
 

@@ -69,6 +69,18 @@ def test_names_from_a_server_are_made_encodable() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-12))),
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
+    ],
+)
+def test_a_time_of_receipt_beyond_the_calendar_is_unknown(moment: datetime) -> None:
+    """A server may claim any date; one that UTC has no year for does not break the JSON."""
+    assert orjson.loads(parse(RAW, received_at=moment).to_json())["receivedAt"] is None
+
+
 def test_findings_make_a_changed_copy() -> None:
     """What a stage found is in the copy and not in the original, beside what others found; neither can be changed."""
     message = parse(RAW)

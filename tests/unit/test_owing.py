@@ -159,7 +159,7 @@ def test_each_output_has_a_time_of_its_own() -> None:
     assert [(failure.output, failure.reason) for failure in follows.failures] == [
         ("crm", "not accepted in 90s: busy")
     ]
-    assert again(follows) == (Entry("a", owed=("archive",)),)
+    assert again(follows) == (Entry("a", owed=("archive",), elsewhere=("crm",)),)
 
 
 def test_what_an_output_refuses_is_owed_to_the_fallback_instead() -> None:

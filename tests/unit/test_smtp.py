@@ -8,7 +8,11 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from pipelines.account import CannotSignIn, NoToken
 from pipelines.message import Message, Source
 from pipelines.output import Accepted, Receipt, Refused, Retry
 from pipelines.outputs.smtp import SmtpOptions, SmtpOutput
+from pipelines.outputs.smtp_letter import Route, forward
 from pipelines.outputs.smtp_session import stuffed
 from pipelines.parse import parse
 from tests.bed.postbox import Postbox, Posted, attached
@@ -37,6 +42,30 @@ RAW = b"From: ann@example.org\r\nTo: support@example.com\r\nMessage-ID: <one@exa
 def postbox(certificates: Certificates) -> Iterator[Postbox]:
     with Postbox(certificates) as postbox:
         yield postbox
+
+
+@dataclass
+class RawServer:
+    port: int
+
+
+@contextmanager
+def raw_server(serve: Callable[[socket.socket], None]) -> Iterator[RawServer]:
+    """A server in clear that does to its first connection whatever a test wants."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+
+        def once() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                serve(connection)
+
+        thread = threading.Thread(target=once, name="raw server")
+        thread.start()
+        try:
+            yield RawServer(listener.getsockname()[1])
+        finally:
+            thread.join()
 
 
 def message(raw: bytes = RAW, *, id_: str = "0" * 31 + "1", mailbox: str = "support") -> Message:
@@ -182,6 +211,23 @@ def test_addresses_beyond_ascii_need_smtputf8(certificates: Certificates) -> Non
     assert isinstance(receipt, Retry)
     assert "SMTPUTF8" in receipt.reason
     assert unable.taken == []
+
+
+@pytest.mark.parametrize("filler", [b"x" * 70 + b"\r\n", b"\0" * 72])
+def test_a_large_message_is_never_in_memory_twice(filler: bytes) -> None:
+    """It is sent in pieces from where it lies, also when it is attached in base64."""
+    large = message(b"Subject: x\r\n\r\n" + filler * 300_000)
+    route = Route("copy", "robot@example.com", ["archive@example.com"], "127.0.0.1")
+    tracemalloc.start()
+    try:
+        letter = forward(large, route, now=NOW, eight_bit=True)
+        sent = sum(len(piece) for piece in stuffed(letter.pieces()))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert sent >= large.size > 20_000_000
+    assert peak < 1_000_000
 
 
 # -- redirects ---------------------------------------------------------------------------------------------------------
@@ -515,16 +561,42 @@ def test_a_server_that_hangs_costs_two_time_outs_a_call(certificates: Certificat
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [b"250-endless\r\n" * 2000 + b"250 end\r\n", b"250 " + b"x" * 100_000, b"what?\r\n", b"999 x\r\n"],
+    ("answer", "words"),
+    [
+        (b"250-endless\r\n" * 2000 + b"250 end\r\n", "without an end"),
+        (b"250 " + b"x" * 100_000, "a line without an end"),
+        (b"what?\r\n", "does not speak SMTP"),
+        (b"999 x\r\n", "does not speak SMTP"),
+    ],
 )
 def test_an_answer_that_is_none_breaks_the_connection_and_nothing_else(
-    certificates: Certificates, answer: bytes
+    certificates: Certificates, answer: bytes, words: str
 ) -> None:
     """A server cannot hold a process with lines without end, nor with lines without sense."""
-    receipts, _ = at_exchange(certificates, {b"MAIL FROM": answer}, timeout="1s")
+    receipts, _ = at_exchange(certificates, {b"MAIL FROM": answer})
 
     assert isinstance(receipts[0], Retry)
+    assert words in receipts[0].reason
+
+
+def test_a_server_that_drips_is_a_server_that_hangs() -> None:
+    """A byte now and then is never late enough for a time-out of the socket; the answer has a deadline all the same."""
+    over = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"220-")
+        with suppress(OSError):
+            while not over.wait(0.05):
+                connection.sendall(b"x")
+
+    began = time.monotonic()
+    with raw_server(drip) as server:
+        (receipt,) = deliver(server, timeout="300ms")
+        over.set()
+
+    assert isinstance(receipt, Retry)
+    assert "in time" in receipt.reason
+    assert time.monotonic() - began < 5
 
 
 def test_a_server_that_is_down_is_a_retry_for_all() -> None:
@@ -532,10 +604,8 @@ def test_a_server_that_is_down_is_a_retry_for_all() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
 
-        class Nobody:
-            port = listener.getsockname()[1]
-
-        receipts = deliver(Nobody(), *(message(id_=f"{number:032}") for number in range(3)))
+        nobody = RawServer(listener.getsockname()[1])
+        receipts = deliver(nobody, *(message(id_=f"{number:032}") for number in range(3)))
 
     assert len({receipt.reason for receipt in receipts if isinstance(receipt, Retry)}) == 1
     assert len(receipts) == 3
@@ -653,27 +723,18 @@ def test_a_server_that_cannot_be_proven_hears_no_secret(certificates: Certificat
 
 def test_data_ahead_of_the_handshake_is_an_attack() -> None:
     """What was injected before STARTTLS would be taken for the server's word afterwards (CVE-2011-0411's kind)."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        class Injected:
-            port = listener.getsockname()[1]
+    def inject(connection: socket.socket) -> None:
+        with connection.makefile("rb") as lines:
+            connection.sendall(b"220 x\r\n")
+            lines.readline()
+            connection.sendall(b"250-x\r\n250 STARTTLS\r\n")
+            lines.readline()
+            connection.sendall(b"220 go\r\n250 injected\r\n")
+            lines.read()
 
-        sender = output(Injected(), host="localhost", tls="starttls")
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection, connection.makefile("rb") as lines:
-                connection.sendall(b"220 x\r\n")
-                lines.readline()
-                connection.sendall(b"250-x\r\n250 STARTTLS\r\n")
-                lines.readline()
-                connection.sendall(b"220 go\r\n250 injected\r\n")
-                lines.read()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        (receipt,) = sender.deliver([message()])
-        thread.join()
+    with raw_server(inject) as server:
+        (receipt,) = deliver(server, host="localhost", tls="starttls")
 
     assert isinstance(receipt, Retry)
     assert "ahead of the TLS handshake" in receipt.reason

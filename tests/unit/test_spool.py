@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bed.object_spool import object_spool
+from tests.bed.object_store import ObjectServer, object_server
 from worker.errors import SpoolFull
 from worker.spool import Batch, BatchDamaged, Entry, OutputState, Spool, Ticket
 from worker.spool.archive import append
@@ -56,13 +58,23 @@ def spool(tmp_path: Path) -> FileSpool:
     return FileSpool(tmp_path / "spool", clock=lambda: NOW)
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(scope="module")
+def object_store() -> Iterator[ObjectServer]:
+    with object_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["file", "memory", "object", "s3"])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Spool:
-    return (
-        MemorySpool(clock=lambda: NOW)
-        if request.param == "memory"
-        else FileSpool(tmp_path / "spool", clock=lambda: NOW)
-    )
+    """Every spool there is; the one in an object store both in memory and on a server."""
+    if request.param == "s3":
+        client = request.getfixturevalue("object_store").bucket().store()
+        return object_spool(tmp_path, clock=lambda: NOW, client=client)
+    if request.param == "object":
+        return object_spool(tmp_path, clock=lambda: NOW)
+    if request.param == "memory":
+        return MemorySpool(clock=lambda: NOW)
+    return FileSpool(tmp_path / "spool", clock=lambda: NOW)
 
 
 def test_a_batch_comes_back_as_it_was_put(either: Spool) -> None:

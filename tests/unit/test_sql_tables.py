@@ -44,7 +44,8 @@ for number in range(10):
         messages = sample_messages(4, mailbox="shared") + sample_messages(4, mailbox=f"own{number}")
         receipts = output.deliver(messages)
         output.close()
-        print({type(receipt).__name__ for receipt in receipts}, flush=True)
+        said = sorted({type(receipt).__name__ for receipt in receipts})
+        os.write(1, f"{said}\\n".encode())
         os._exit(0)
 os.close(start)
 sys.exit(sum(os.wait()[1] != 0 for _ in range(10)))
@@ -95,7 +96,7 @@ def test_ten_processes_that_start_together_make_the_tables_once(url: str) -> Non
     command = [sys.executable, "-c", PROCESSES]
     done = subprocess.run(command, input=f"{url}\n", capture_output=True, text=True, check=False, timeout=100)
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "{'Accepted'}\n" * 10, "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "['Accepted']\n" * 10, "")
     assert len(rows(url, "mailquay_messages")) == 4 + 10 * 4
     assert version_of(url) == len(VERSIONS)
 

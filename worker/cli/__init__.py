@@ -23,10 +23,12 @@ VERBS = {
     "status": "Show how each mailbox and each account stands.",
     "pull": "Pull one mailbox into the spool and stop; --since goes back over a folder.",
     "rewind": "Move a checkpoint back on purpose.",
-    "drain": "Deliver what is in the spool.",
+    "drain": "Deliver what is in the spool, and wait until it is empty.",
+    "replay": "Send delivered messages again, from what KEEP keeps.",
     "parse": "Print messages from files as JSON, one object a line.",
-    "failed": "List, retry or drop what waits for a person.",
+    "failed": "List, look into, retry or drop what waits for a person.",
     "repair": "List, retry or drop messages that a server does not give.",
+    "spool": "Move the spool to another place.",
     "health": "Say whether a role does its work (for container health checks).",
 }
 

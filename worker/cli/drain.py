@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
 
 import click
 import orjson
 
 from worker import once
 from worker.backlog import Backlog, backlogs, waiting
+from worker.cli.backlog_shown import told
 from worker.cli.bar import bar
 from worker.cli.moment import Span, ahead, at
 from worker.cli.once import run
@@ -72,16 +72,6 @@ def _drain(quay: Quay, timeout: float | None, *, as_json: bool) -> None:
             click.echo(shown(trouble, most=2000), err=True)
     if not is_well:
         sys.exit(1)
-
-
-def told(backlog: Backlog) -> dict[str, object]:
-    """What waits for an output, for programs; times in Unix seconds."""
-    circuit = backlog.circuit
-    return {
-        **{name: value for name, value in asdict(backlog).items() if name != "circuit"},
-        "away_since": circuit and circuit.since,
-        "next_probe": circuit and circuit.probe_at,
-    }
 
 
 def _sentence(backlog: Backlog) -> str:

@@ -13,6 +13,7 @@ from worker.cli.bar import bar
 from worker.cli.failed_shown import as_json_line, described, one_line
 from worker.cli.moment import Moment
 from worker.cli.session import session
+from worker.cli.words import counted
 from worker.failed import Failed, Wanted, failed
 from worker.quay import Quay
 from worker.spool import Ticket
@@ -139,8 +140,5 @@ def _each(found: Sequence[Failed], do: Callable[[Ticket], object], done: str, *,
 
 
 def _counted(found: Sequence[Failed]) -> str:
-    batches, messages = len(found), sum(one.ticket.messages for one in found)
-    return (
-        f"{batches} {'batch' if batches == 1 else 'batches'} "
-        f"with {messages} {'message' if messages == 1 else 'messages'}"
-    )
+    messages = sum(one.ticket.messages for one in found)
+    return f"{counted(len(found), 'batch')} with {counted(messages, 'message')}"

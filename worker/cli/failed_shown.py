@@ -14,6 +14,7 @@ from rich.filesize import decimal
 
 from pipelines.message import Source
 from worker.cli.moment import at
+from worker.cli.words import counted
 from worker.errors import MailquayError
 from worker.failed import Failed
 from worker.reading.outline import plain
@@ -49,7 +50,7 @@ def one_line(found: Failed) -> str:
     damaged = "  DAMAGED" if found.damage else ""
     outputs = ",".join(found.outputs) or "-"
     return (
-        f"{ticket.batch}  {ticket.mailbox}  {outputs}  {_messages(ticket.messages)}  {at(found.at)}{damaged}  "
+        f"{ticket.batch}  {ticket.mailbox}  {outputs}  {counted(ticket.messages, 'message')}  {at(found.at)}{damaged}  "
         f"{_harmless(found.reason)}"
     )
 
@@ -113,7 +114,7 @@ def _told(event: Event) -> str:
     when = at(event.first) if event.first == event.last else f"{at(event.first)} to {at(event.last)}"
     times = f", {event.times} times" if event.times > 1 else ""
     reason = f": {_harmless(event.reason)}" if event.reason else ""
-    return f"{when}  {event.output}  {event.what}  {_messages(event.messages)}{times}{reason}"
+    return f"{when}  {event.output}  {event.what}  {counted(event.messages, 'message')}{times}{reason}"
 
 
 def _entry(entry: Entry) -> str:
@@ -154,10 +155,6 @@ def _place(opened: OpenBatch, entry: Entry) -> Place | Trouble:
         return Trouble(entry.id, damage.sentence)
     source = Source(opened.batch.folder, opened.batch.uidvalidity, entry.uid, entry.uidl, entry.flags)
     return Place(entry.id, raw=raw, size=entry.size, id=entry.id, source=source, sha256=entry.sha256)
-
-
-def _messages(count: int) -> str:
-    return f"{count} {'message' if count == 1 else 'messages'}"
 
 
 def _harmless(reason: str) -> str:

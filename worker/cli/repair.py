@@ -9,8 +9,8 @@ import click
 import orjson
 
 from worker.catch_up import lease_of
+from worker.cli.moment import ago
 from worker.cli.session import session
-from worker.cli.status import ago
 from worker.errors import Misconfigured
 from worker.mailbox import Mailbox
 from worker.quay import Quay

@@ -14,10 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from worker.accounts import ENDING, NEVER, OK, Access, AccountStanding, CredentialStanding, access
+from worker.backlog import Waiting, backlogs
+from worker.backlog import waiting as look
+from worker.cli.backlog_shown import outputs_table, room, room_line, room_told, told
+from worker.cli.moment import ago, ahead
 from worker.cli.session import session
 from worker.errors import HostBusy
 from worker.mailbox import Mailbox
-from worker.parking import waiting_batches
 from worker.quay import Quay
 from worker.standing import Standing
 from worker.timetable import pull_entry
@@ -41,10 +44,10 @@ class Line:
     going_back: Mapping[str, float] = field(default_factory=dict)
 
 
-def lines(quay: Quay) -> list[Line]:
-    """How every configured mailbox stands."""
+def lines(quay: Quay, found: Waiting | None = None) -> list[Line]:
+    """How every configured mailbox stands; `found` is what waits, when that was looked at already."""
     waiting: Counter[str] = Counter()
-    for ticket in waiting_batches(quay):
+    for ticket in (found or look(quay)).tickets:
         waiting[ticket.mailbox] += ticket.messages
     failed: Counter[str] = Counter()
     for ticket, _ in quay.spool.failed():
@@ -95,7 +98,7 @@ def table(found: list[Line], now: float) -> Table:
             line.mailbox,
             f"[{style}]{standing.state}[/]",
             ago(standing.pulled_at, now),
-            _ahead(line.next_at, now),
+            ahead(line.next_at, now),
             str(standing.pulled),
             str(standing.delivered),
             *([str(standing.dropped)] if dropped else []),
@@ -160,9 +163,12 @@ def _state(found: AccountStanding | CredentialStanding) -> str:
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(*, as_json: bool) -> None:
-    """Show each mailbox and each account: what was pulled, what waits, who loses access, and what a person has to do."""
+    """Show each mailbox, output and account: what was pulled, what waits, who is away, and what a person has to do."""
     with session() as quay:
-        found, people = lines(quay), access(quay)
+        waits = look(quay)
+        found, people = lines(quay, waits), access(quay)
+        outputs, unread = backlogs(quay, waits)
+        full = room(quay, waits)
         if as_json:
             mailboxes = [
                 {
@@ -181,6 +187,8 @@ def command(*, as_json: bool) -> None:
                 "mailboxes": mailboxes,
                 "accounts": [asdict(account) for account in people.accounts],
                 "credentials": [asdict(credential) for credential in people.credentials],
+                "outputs": [told(backlog) for backlog in outputs],
+                "spool": room_told(full, unread),
             }
             click.echo(orjson.dumps(status).decode())
         elif not found:
@@ -188,29 +196,12 @@ def command(*, as_json: bool) -> None:
         else:
             console, now = Console(), time.time()
             console.print(table(found, now))
+            console.print("", outputs_table(outputs, now), "", room_line(full, unread), sep="\n")
             if people.accounts:
                 console.print("", accounts_table(people, now), sep="\n")
             if people.credentials:
                 console.print("", credentials_table(people, now), sep="\n")
 
 
-def ago(moment: float, now: float) -> str:
-    """How long ago a moment was, for people; 0 means never. Both in Unix seconds."""
-    return f"{_span(now - moment)} ago" if moment else "never"
-
-
-def _ahead(moment: float | None, now: float) -> str:
-    if moment is None:
-        return "-"
-    return f"in {_span(moment - now)}" if moment > now else "now"
-
-
 def _end(moment: float | None, now: float) -> str:
-    return ago(moment, now) if moment and moment <= now else _ahead(moment, now)
-
-
-def _span(seconds: float) -> str:
-    for size, letter in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {letter}"
-    return f"{max(seconds, 0):.0f} s"
+    return ago(moment, now) if moment and moment <= now else ahead(moment, now)

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from worker.cli.moment import ago
 from worker.cli.session import session
-from worker.cli.status import ago
 from worker.errors import Misconfigured, TokensUnreadable
 from worker.quay import Quay
 

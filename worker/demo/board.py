@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli.status import Line, ago
+from worker.cli.moment import ago
+from worker.cli.status import Line
 from worker.mailbox import Mailbox
 
 _LINE_SECONDS = 5.0

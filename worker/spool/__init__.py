@@ -62,12 +62,22 @@ Chunk = bytes | bytearray | memoryview
 _TICKET = re.compile(r"(\d{11})\.([a-z0-9_-]+)\.([0-9a-f]{32})\.g(\d+)\.a(\d+)\.m(\d+)\.o(\d+)\.s(\d+)\.zip")
 
 
+def place_of(outputs: Iterable[str]) -> str:
+    """Where a batch is parked that waits for these outputs and no others: a name, without anything of a path."""
+    return ".".join(sorted(outputs))
+
+
+def outputs_of(place: str) -> frozenset[str]:
+    """The outputs that `place_of` made the name of."""
+    return frozenset(place.split("."))
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One message of a batch. `received` is ISO 8601; `sha256` and `size` are of the raw bytes in `member`.
 
     `owed` are the outputs that have not answered for good; without any the message is done. `accepted` are those that did
-    accept it.
+    accept it. `elsewhere` are those that it is, or was, owed to in another batch, because some output refused it.
     """
 
     id: str
@@ -80,6 +90,10 @@ class Entry:
     sha256: str = ""
     owed: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+
+
+_SEVERAL = ("flags", "owed", "accepted", "elsewhere")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +124,7 @@ class Batch:
     """Everything known of a batch but the raw messages: the content of its `batch.json`.
 
     `created` is in Unix seconds. `sequence` is in microseconds: of two batches of a mailbox, that with the lower one was
-    pulled first.
+    pulled first. `replayed`: a person had it sent again, from a batch that is kept.
     """
 
     id: str
@@ -123,6 +137,7 @@ class Batch:
     outputs: Mapping[str, OutputState] = field(default_factory=dict)
     history: tuple[Event, ...] = ()
     sequence: int = 0
+    replayed: bool = False
 
     @property
     def owing(self) -> tuple[Entry, ...]:
@@ -155,7 +170,7 @@ class Batch:
             )
         fields = document["batch"]
         fields["entries"] = tuple(
-            Entry(**entry | {name: tuple(entry[name]) for name in ("flags", "owed", "accepted")})
+            Entry(**entry | {name: tuple(entry.get(name, ())) for name in _SEVERAL})
             for entry in fields["entries"]
         )
         fields["outputs"] = {name: OutputState(**found) for name, found in fields["outputs"].items()}
@@ -241,7 +256,7 @@ class Spool(Protocol):
         ...
 
     def open(self, ticket: Ticket, *, parked: str = "") -> AbstractContextManager[OpenBatch]:
-        """Read a batch, which may be `parked` for an output.
+        """Read a batch, which may be `parked` in a place.
 
         Raises:
             BatchDamaged: on entering, when it cannot be read; it should then be moved to `failed`.
@@ -259,7 +274,10 @@ class Spool(Protocol):
         ...
 
     def park(self, ticket: Ticket, output: str, now: float) -> None:
-        """Put a batch aside that only waits for an output which is known to be away: no listing shows it."""
+        """Put a batch aside that only waits for an output which is known to be away: no listing shows it.
+
+        For several outputs `output` is the name that `place_of` gives them, here and in what follows.
+        """
         ...
 
     def parked_for(self) -> list[str]:
@@ -278,8 +296,8 @@ class Spool(Protocol):
         """Take a batch out that owes nothing any more; for as long as KEEP says it stays among the `kept`."""
         ...
 
-    def remove(self, ticket: Ticket) -> None:
-        """Take a batch out whose messages are in other batches now."""
+    def remove(self, ticket: Ticket, *, parked: str = "") -> None:
+        """Take a batch out, which may be `parked` in a place, whose messages are in other batches now."""
         ...
 
     def kept(self) -> list[Ticket]:
@@ -322,6 +340,14 @@ class Spool(Protocol):
         """The note that `remember` kept."""
         ...
 
+    def forget(self, mailbox: str) -> None:
+        """Throw the note that `remember` kept away."""
+        ...
+
+    def noted(self) -> list[str]:
+        """The mailboxes that there are notes of any kind on."""
+        ...
+
     def note_message(self, mailbox: str, id: str, note: Mapping[str, Any]) -> None:  # noqa: A002
         """Keep a durable note on one message that is not in the spool; it replaces an older one of the same id.
 
@@ -360,6 +386,10 @@ class Spool(Protocol):
 
     def clean(self) -> int:
         """Remove what dead processes left unfinished and generations that were replaced; how many files went."""
+        ...
+
+    def free(self) -> int | None:
+        """How many octets are free where the batches lie; None where nobody can tell."""
         ...
 
     def check_room(self) -> None:

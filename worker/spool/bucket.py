@@ -29,6 +29,8 @@ Version = dict[str, str]
 
 _PAUSES_SECONDS = (0.2, 1.0)
 """Before the second try, and before the third and last."""
+_PAGE = 1000
+"""Objects that stores list at once."""
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
 """Answers after which the same request may succeed; 409 is S3's when two writers meet."""
 
@@ -92,6 +94,23 @@ class Bucket:
     def put(self, key: str, data: Data) -> Version:
         """Write an object, also in the place of another one. A repeat after a lost answer writes the same."""
         return _version(self._tried(lambda: obstore.put(self._client, key, data, use_multipart=False)))
+
+    def create(self, key: str, data: bytes) -> Version:
+        """Write an object under a name of our own, for the first time.
+
+        Of a write that was given up and comes late nothing is to be feared: by then there is an object.
+        """
+
+        def write() -> Version:
+            try:
+                return _version(obstore.put(self._client, key, data, mode="create", use_multipart=False))
+            except AlreadyExistsError as error:
+                # Nobody else knows the name, so it was we, and the answer was lost.
+                if found := self.get(key):
+                    return found.version
+                raise _Conflict(str(error)) from None
+
+        return self._tried(write)
 
     def swap(self, key: str, data: bytes, version: Version) -> Version | None:
         """Replace an object if it is still of this version, else return None; of several that try, one succeeds.
@@ -163,7 +182,7 @@ class Bucket:
             nonlocal pages
             try:
                 if pages is None:
-                    pages = obstore.list(self._client, folder, offset=behind, chunk_size=1000)
+                    pages = obstore.list(self._client, folder, offset=behind, chunk_size=_PAGE)
                 return next(pages, None)
             except BaseException:
                 # What broke off in the middle is begun anew behind the last key that came.
@@ -192,9 +211,7 @@ class Bucket:
             except (FileNotFoundError, PreconditionError):
                 raise
             except (BaseError, ValueError, OSError) as error:
-                failure = explain(
-                    str(error), server=self._server, timeout=self._timeout, prefix="SPOOL_"
-                )
+                failure = explain(str(error), server=self._server, timeout=self._timeout, prefix="SPOOL_")
                 lasting = failure.status is not None and failure.status not in _AGAIN
                 if pause is None or (lasting and not isinstance(error, _Conflict)):
                     raise SpoolUnavailable(

@@ -111,15 +111,17 @@ class FileSpool(FileNotes):
     def again(self, ticket: Ticket, opened: OpenBatch, batch: Batch, *, due: int) -> Ticket | None:
         """Write the new `batch.json` behind the old one, fsync, then give the file its new name.
 
-        When less than half of the file is still owed, and nothing is to be kept, just that is written to a new file.
+        When less than half of the file is messages that are still owed, or that are to be kept, just these are written to a
+        new file.
 
         Raises:
             SpoolFull: there is no room.
         """
         path, renewed = self._ready(ticket), batch.ticket(due=due)
+        entries = batch.entries if self._keep else batch.owing
         try:
-            if not self._keep and 2 * renewed.octets < path.stat().st_size - _SMALL:
-                self._smaller(opened, batch, due=due)
+            if 2 * sum(entry.size for entry in entries) < path.stat().st_size - _SMALL:
+                self._smaller(opened, replace(batch, entries=entries), due=due)
                 self.remove(ticket)
             else:
                 with room(self.path):
@@ -132,7 +134,8 @@ class FileSpool(FileNotes):
     def _smaller(self, opened: OpenBatch, batch: Batch, *, due: int) -> None:
         with self.new(batch) as writer:
             written = tuple(
-                replace(writer.add(entry, (opened.raw(entry),)), sha256=entry.sha256) for entry in batch.owing
+                replace(writer.add(entry, (opened.raw(entry),)), sha256=entry.sha256)
+                for entry in batch.entries
             )
             writer.commit(replace(batch, entries=written), due=due)
 
@@ -170,9 +173,10 @@ class FileSpool(FileNotes):
         with suppress(FileNotFoundError):
             self._ready(ticket).rename(folder / str(replace(ticket, attempts=0, due=int(now))))
 
-    def remove(self, ticket: Ticket) -> None:
+    def remove(self, ticket: Ticket, *, parked: str = "") -> None:
         """Unlink the batch. One that is gone already was removed by whoever took it over."""
-        self._ready(ticket).unlink(missing_ok=True)
+        path = self.path / "parked" / parked / str(ticket) if parked else self._ready(ticket)
+        path.unlink(missing_ok=True)
 
     def kept(self) -> list[Ticket]:
         """What is in the folders of `kept/`."""
@@ -271,14 +275,18 @@ class FileSpool(FileNotes):
                     (self.path / "kept" / date).rmdir()
         return gone
 
+    def free(self) -> int | None:
+        """What is free on the disk for a process without privileges."""
+        disk = os.statvfs(self.path)
+        return disk.f_bavail * disk.f_frsize
+
     def check_room(self) -> None:
         """Compare the free space of the disk with what has to stay free, and what waits with what may.
 
         Raises:
             SpoolFull: there is less, or more.
         """
-        disk = os.statvfs(self.path)
-        if disk.f_bavail * disk.f_frsize < self._disk_free_min:
+        if (self.free() or 0) < self._disk_free_min:
             raise SpoolFull(
                 f"the disk of the spool {self.path} has less free than DISK_FREE_MIN asks for. Mail waits on its "
                 "server; free some space, pulling then goes on by itself."

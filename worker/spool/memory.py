@@ -95,9 +95,9 @@ class MemorySpool:
         if content and self._keep:
             self.done[replace(ticket, attempts=0, due=int(now))] = content
 
-    def remove(self, ticket: Ticket) -> None:
+    def remove(self, ticket: Ticket, *, parked: str = "") -> None:
         """Forget a batch."""
-        self.ready.pop(ticket, None)
+        (self.aside.get(parked, {}) if parked else self.ready).pop(ticket, None)
 
     def kept(self) -> list[Ticket]:
         """What is kept."""
@@ -145,6 +145,14 @@ class MemorySpool:
         """The note, or None."""
         return orjson.loads(self._notes[mailbox]) if mailbox in self._notes else None
 
+    def forget(self, mailbox: str) -> None:
+        """Forget the note of a mailbox."""
+        self._notes.pop(mailbox, None)
+
+    def noted(self) -> list[str]:
+        """The mailboxes that there are notes on."""
+        return sorted({*self._notes, *(key[0] for key in self._noted), *(key[0] for key in self._releases)})
+
     def note_message(self, mailbox: str, id: str, note: Mapping[str, Any]) -> None:  # noqa: A002
         """Keep a note on a message."""
         self._noted[mailbox, id] = orjson.dumps(note)
@@ -186,6 +194,10 @@ class MemorySpool:
         for ticket in expired:
             del self.done[ticket]
         return len(replaced) + len(expired)
+
+    def free(self) -> int | None:
+        """Nobody can tell."""
+        return None
 
     def check_room(self) -> None:
         """There is always room."""

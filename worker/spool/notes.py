@@ -66,6 +66,15 @@ class FileNotes:
             return None
         return note
 
+    def forget(self, mailbox: str) -> None:
+        """Unlink the note of a mailbox."""
+        (self.path / "notes" / f"{mailbox}.json").unlink(missing_ok=True)
+
+    def noted(self) -> list[str]:
+        """The names in `notes/`, `withheld/` and `released/`."""
+        notes = [name.removesuffix(".json") for name in listed(self.path / "notes")]
+        return sorted({*notes, *listed(self.path / "withheld"), *listed(self.path / "released")})
+
     def note_message(self, mailbox: str, id: str, note: Mapping[str, Any]) -> None:  # noqa: A002
         """Write or replace `withheld/MAILBOX/ID.json`, durably.
 

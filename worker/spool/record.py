@@ -1,8 +1,8 @@
 """What the object spool knows of a batch: one record, which alone counts, and the names under which objects lie.
 
-    batches/BATCH/CHAIN.json         the record: where the batch waits, its ticket, its batch.json; each change is a swap
-    batches/BATCH/CHAIN.zip          the raw messages, never changed; large ones in pieces, CHAIN.zip.0000 and on
-    PLACE/TICKET/CHAIN.MOVE          a pointer, empty: what a listing shows; PLACE is ready, parked/OUTPUT, failed, kept/DAY
+    batches/CHAIN/record.json    where the batch waits, its ticket, its batch.json; each change is a swap
+    batches/CHAIN/batch.zip      the raw messages, never changed; large ones in pieces, batch.zip.0000 and on
+    PLACE/TICKET/CHAIN.MOVE      a pointer, empty: what a listing shows; PLACE is ready, parked/OUTPUT, failed, kept/DAY
 
 A *chain* is the life of one batch from `commit` to its end; the same messages that are pulled twice are two chains. A
 pointer has the number of the move that wrote it, so no pointer's name is ever used twice.
@@ -75,7 +75,9 @@ class Record:
         if ticket is None:
             raise ValueError("the record names no ticket")
         batch = None if said["batch"] is None else Batch.loads(text)
-        return cls(said["place"], ticket, batch, Raw(**said["raw"]), said["move"], said["reason"], said["stamp"])
+        return cls(
+            said["place"], ticket, batch, Raw(**said["raw"]), said["move"], said["reason"], said["stamp"]
+        )
 
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
@@ -111,12 +113,17 @@ class Pointer:
         return cls(place, ticket, chain, int(move)) if ticket else None
 
 
-def record_key(batch: str, chain: str) -> str:
+def record_key(chain: str) -> str:
     """Where the record of a chain lies."""
-    return f"batches/{batch}/{chain}.json"
+    return f"batches/{chain}/record.json"
 
 
-def raw_keys(batch: str, chain: str, pieces: int) -> list[str]:
-    """Where its raw messages lie, in order."""
-    whole = f"batches/{batch}/{chain}.zip"
-    return [f"{whole}.{number:04d}" for number in range(pieces)] if pieces else [whole]
+def raw_key(chain: str, piece: int | None = None) -> str:
+    """Where its raw messages lie, or one piece of them."""
+    whole = f"batches/{chain}/batch.zip"
+    return whole if piece is None else f"{whole}.{piece:04d}"
+
+
+def raw_keys(chain: str, pieces: int) -> list[str]:
+    """Where all of its raw messages lie, in order."""
+    return [raw_key(chain, number) for number in range(pieces)] if pieces else [raw_key(chain)]
