@@ -73,6 +73,13 @@ def _parse_plain(text: str) -> tuple[Address, ...] | None:
     return tuple(addresses)
 
 
+def _name(phrase: str, source: str) -> str:
+    """Return a display name without a quote that opens it and is not closed."""
+    if '"' not in source:
+        return phrase.strip(" >")
+    return phrase[1:].lstrip() if source.startswith('"') and source.count('"') == 1 else phrase
+
+
 class _Parser:
     """Reads one list from left to right; an address is finished at a comma, a semicolon or the end."""
 
@@ -202,7 +209,7 @@ class _Parser:
         source = "".join(self._source).strip()
         comment = self._decoded(self._comments[-1]) if self._comments else ""
         if self._angle is not None:
-            name = (phrase if '"' in source else phrase.strip(" >")) or comment or None
+            name = (_name(phrase, source) or comment) or None
             for email in self._emails_in_angle(self._decoded(self._angle)):
                 self._add(name, email)
         elif phrase:

@@ -38,10 +38,10 @@ def describe(headers: Headers, content_type: Parameterized, *, where: str, defec
     if name is None:
         name = content_type.parameters.get("name")
     if name is not None:
-        name = _CONTROLS.sub("", decode_words(name, where=f"{where}: name", defects=defects)).strip() or None
+        name = _CONTROLS.sub("", decode_words(name, where=f"{where}: name", defects=defects))
     return {
-        "name": name,
-        "disposition": None if disposition is None else disposition.value or None,
+        "name": name if name and not name.isspace() else None,
+        "disposition": None if disposition is None else disposition.value.partition("/")[0] or None,
         "cid": _content_id(headers.text("Content-ID")),
         "language": _languages(headers.text("Content-Language")),
         "location": _location(headers.text("Content-Location")),

@@ -29,6 +29,9 @@ _WELL_KNOWN = re.compile(
 )
 
 
+# Lines that are header fields but for a name with bytes beyond ASCII.
+_ODD_FIELDS = re.compile(rb"(?:[^\s:]++[ \t]*+:.*+(?:\n[ \t].*+)*+\n?+)++")
+
 # A header field: its name as it stands, and its raw value, whose folds are LF and white space.
 Field = tuple[str, bytes]
 
@@ -112,7 +115,8 @@ def _split(block: bytes, *, start: int, body: int, where: str, defects: Defects)
                 last_known = max((found.start() for found in _WELL_KNOWN.finditer(text)), default=0)
             junk = text[expected : match.start()]
             # A line like a delimiter of MIME shows that the body has begun, whatever comes after it.
-            if last_known < expected or junk.startswith(b"--") or b"\n--" in junk:
+            is_body = last_known < expected and _ODD_FIELDS.fullmatch(junk) is None
+            if is_body or junk.startswith(b"--") or b"\n--" in junk:
                 break
             defects.add(Code.JUNK_IN_HEADERS, f"{where}: lines among the headers that are none were skipped")
         if len(fields) == limits.HEADER_COUNT:

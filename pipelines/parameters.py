@@ -20,6 +20,7 @@ _PARAMETER = re.compile(
 )
 _COMMENT = re.compile(r"\([^()]*+\)")
 _SECTION = re.compile(r"([^*]+)(?:\*(\d{1,3}))?(\*)?")
+_CHARSET_AND_LANGUAGE = re.compile(r"([\w-]*+)'[\w-]*+'(?s:(.*))")
 _QUOTED_PAIR = re.compile(r'\\(["\\])')
 
 
@@ -74,6 +75,11 @@ def _joined(sections: list[tuple[int, bool, str]]) -> str:
     """Join the sections of RFC 2231; the charset stands in the first one that is encoded."""
     declared: str | None = None
     data = b""
+    _, encoded, content = sections[0]
+    misplaced = None if encoded else _CHARSET_AND_LANGUAGE.fullmatch(content)
+    if misplaced is not None and any(encoded for _, encoded, _ in sections):
+        # Some programs give a charset in a first section that they do not mark as encoded.
+        declared, sections = misplaced[1], [(0, False, misplaced[2]), *sections[1:]]
     for _, encoded, content in sections:
         if not encoded:
             data += content.encode("utf-8", "replace")

@@ -39,6 +39,8 @@ _COMMENT = re.compile(r"\([^()]*+\)")
 # Words, which base64 does not consist of.
 _WORDS = re.compile(rb"[\w+/][ \t]+[\w+/]|[^\w+/= \t\r\n]|_")
 _LONGEST_FOOTER = 4 << 10
+# What no text holds but for NULs, which stand in UTF-16.
+_CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 _SPACES_BEFORE_LINE_END = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
 
 
@@ -61,6 +63,15 @@ def known_encoding(value: str) -> str | None:
     if "(" in value:
         value = _COMMENT.sub("", value).partition("(")[0]
     return _KNOWN.get(_SQUASH.sub("", value.partition(";")[0].lower()))
+
+
+def is_plain_text(content: memoryview) -> bool:
+    """Whether a text that is labelled base64 is none: its first line has other letters, and what it decodes to is no text."""
+    beginning = bytes(content[:_LONGEST_FOOTER]).strip()
+    line, _, rest = beginning.partition(b"\n")
+    if b"=" in beginning or not (line.rstrip().translate(None, _LETTERS) or (not rest and len(line) % 4 == 1)):
+        return False
+    return _CONTROLS.search(decode_base64(beginning).data) is not None
 
 
 def decode(content: memoryview, encoding: str) -> Transferred:

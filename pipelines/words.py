@@ -18,6 +18,8 @@ from pipelines.defects import Code, Defects
 _CONTROLS = re.compile("[\x00-\x1f\x7f]")
 # Normalizing takes quadratic time for a run of combining marks; no honest word has as many characters.
 _LONGEST_WORD = 500
+# Spaces are written as underscores, so white space beside one is that of a fold within the word.
+_FOLD = re.compile(r"[ \t]++(?=_)|(?<=_)[ \t]++")
 _START = re.compile(r"=\?([^?\s]{1,75})\?([bBqQ])\?")
 
 
@@ -77,7 +79,7 @@ def _next_word(text: str, position: int) -> tuple[int, int, _Word] | None:
             return None
         name, _, _language = head[1].partition("*")
         # Raw characters beyond ASCII do not belong into a word; where they stand, they are of its charset.
-        encoded = charset.encode(text[head.end() : end], name)
+        encoded = charset.encode(_FOLD.sub("", text[head.end() : end]), name)
         if head[2] in "bB":
             data = transfer.decode_base64(encoded).data
         else:

@@ -32,8 +32,9 @@ class Chosen:
 def choose(quay: Quay, batch: Batch) -> Chosen:
     """Who is asked now. A circuit that is open lets one caller through now and then, and that may be this one."""
     now = quay.clock()
-    due = outputs_due(batch, now)
-    opened = quay.circuits.opened(due)
+    opened = quay.circuits.opened({output for entry in batch.entries for output in entry.owed})
+    # While an output is away its circuit says when it is asked, and not how often this batch was turned down.
+    due = sorted({*outputs_due(batch, now), *opened})
     # Whose turn it is does not matter while nobody may ask.
     open_to_it = [output for output in due if output not in opened or opened[output].probe_at <= now]
     held = held_back(quay, batch, open_to_it)

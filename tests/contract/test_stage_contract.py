@@ -122,7 +122,7 @@ class TestFilter(BuiltIn):
             'from.all(a, to.exists(b, a.email == b.email)) && subject.matches("(?i)(a+)+$") && findings.x.y == 1 '
             '|| bodyValues.exists(id, bodyValues[id].value.contains("x")) || headers["Subject"] == ""'
         )
-        return FilterStage("gate", FilterOptions(drop=expression, headers=("Subject",)))
+        return FilterStage("gate", FilterOptions(drop=expression))
 
 
 class TestRedact(BuiltIn):

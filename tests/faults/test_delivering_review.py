@@ -644,3 +644,28 @@ def test_what_outputs_answered_counts_when_redis_goes_away_behind_it(
     assert "Redis" in delivered.trouble
     assert [len(desk.took) for desk in two.desks.values()] == [1, 1]
     assert waiting_batches(two.quay) == []
+
+
+def test_a_spool_that_cannot_be_changed_for_a_while_sets_no_message_aside(
+    two: Office, installation: Installation
+) -> None:
+    """It is the disk's fault, so no attempt is counted; a message that is tried three times in vain is no deadly one."""
+    in_the_way = installation.folder / "data" / "spool" / "parked" / "crm"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    two.opens("crm")
+    two.away("crm")
+    spooled(two.quay, "box", [numbered(0)])
+
+    for _ in range(5):
+        deliver_due(two.quay)
+        two.clock.ahead += 1
+        two.opens("crm")
+        two.clock.ahead += 31
+
+    assert [(ticket.attempts, ticket.messages) for ticket in two.spool.tickets()] == [(0, 1)]
+    assert two.spool.failed() == []
+    in_the_way.unlink()
+    two.back("crm")
+    two.sweeps(10)
+    assert [len(desk.took) for desk in two.desks.values()] == [1, 1]

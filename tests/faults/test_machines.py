@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +18,14 @@ from tests.bed.faulty_store import FaultyStore, faulty_store
 from tests.bed.forks import Forks
 from tests.bed.installation import Installation, numbered
 from tests.bed.object_store import ACCESS_KEY, SECRET_KEY, object_server
+from tests.bed.processes import wait_until
 from tests.bed.valkey import Valkey
 from tests.faults import machines
 from tests.faults.conftest import delivered_once
 from tests.faults.plugins import recorded
 from worker.deliver import deliver
 from worker.demo.harbour import BOB
+from worker.pull import pull
 
 ROUNDS = 12
 EACH = 3
@@ -69,6 +73,7 @@ def an_hour_later(installation: Installation) -> None:
         quay.spool.clean()
         for ticket in quay.spool.tickets():
             deliver(quay, ticket)
+        pull(quay, quay.settings.mailboxes["box"], ring=lambda _: None)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -106,3 +111,41 @@ def test_two_machines_that_are_killed_again_and_again_lose_nothing_and_show_noth
     assert left <= {"notes/box.json", "cleaned"}
     # Nothing of the mail was ever in a folder of either machine.
     assert [path for name in ("one", "other") for path in (folder / name).rglob("*.zip")] == []
+
+
+def test_a_run_without_workers_goes_through_the_store(
+    both: list[Installation], store: FaultyStore, dovecot: Dovecot
+) -> None:
+    """The processes of its pool have clients of their own."""
+    dovecot.save(BOB, *(numbered(n) for n in range(4)))
+
+    pulled = both[0].run("pull", "box")
+    assert (pulled.returncode, len(both[1].quay().spool.tickets())) == (0, 2), pulled.stderr
+    drained = both[1].run("drain")
+
+    assert drained.returncode == 0, drained.stderr
+    assert delivered_once(both[0], range(4))
+
+
+def test_all_roles_of_a_machine_work_over_the_store(
+    both: list[Installation], store: FaultyStore, dovecot: Dovecot
+) -> None:
+    """Celery's children are forked, which the library of the store survives only if nobody used it before."""
+    both[0].environ |= {"MAILBOX__BOX__EVERY": "1s", "LOG_LEVEL": "info"}
+    environ = both[0].full_environ()
+    with (both[0].folder / "up.log").open("wb") as log:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "worker.cli", "up"],
+            cwd=both[0].folder,
+            env=environ,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            dovecot.save(BOB, *(numbered(n) for n in range(4)))
+            wait_until(lambda: len(both[0].lines()) == 4, timeout=60, what="the delivery of four messages")
+            wait_until(lambda: len(both[0].posted()) == 4, timeout=20, what="the delivery to the Maildir")
+        finally:
+            up.terminate()
+            up.wait(30)
+    assert delivered_once(both[0], range(4))

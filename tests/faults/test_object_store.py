@@ -102,6 +102,34 @@ def test_any_one_request_that_goes_wrong_changes_nothing(
     assert requests > 20
 
 
+def test_a_record_that_is_written_late_does_not_undo_what_became_of_its_batch(
+    store: FaultyStore, tmp_path: Path
+) -> None:
+    """The first try to write it hung, the second succeeded; the first is done when the batch has long moved on."""
+    hung: list[Request] = []
+
+    def once(_: int, request: Request) -> Fault | None:
+        if request.method == "PUT" and "record.json" in request.path and not hung:
+            hung.append(request)
+            return stalled
+        return None
+
+    store.fault = once
+    spool = spool_on(store, tmp_path)
+    begun = spool.begin(put(spool, planned("x", "y"), *RAW))
+    assert begun
+    with spool.open(begun) as opened:
+        waiting = spool.again(begun, opened, replace(opened.batch, generation=1), due=int(NOW))
+
+    assert len(store.late) == 1
+    store.do_what_was_late()
+
+    other = spool_on(store, tmp_path)
+    assert other.tickets() == [waiting]
+    assert waiting
+    assert other.begin(waiting)
+
+
 @pytest.mark.parametrize("fault", [busy, cut, stalled, forbidden], ids=lambda fault: fault.__name__)
 def test_a_store_that_is_away_is_one_sentence_after_a_few_tries(
     store: FaultyStore, tmp_path: Path, fault: Fault

@@ -162,7 +162,8 @@ class Bucket:
         """Delete objects, in no order; those that are gone already are no error."""
 
         def delete(some: Sequence[str]) -> None:
-            obstore.delete(self._client, list(some))
+            # Of one, every store knows how to delete it.
+            obstore.delete(self._client, some[0] if len(some) == 1 else list(some))
 
         try:
             if keys:
