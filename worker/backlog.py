@@ -9,7 +9,7 @@ from functools import cached_property
 from worker.circuit import OpenCircuit
 from worker.errors import MailquayError
 from worker.quay import Quay
-from worker.spool import Batch, Ticket
+from worker.spool import Batch, Ticket, outputs_of
 
 _READ = 500
 """So many batches that are not parked are opened to see whom they wait for."""
@@ -17,7 +17,7 @@ _READ = 500
 
 @dataclass(frozen=True)
 class Waiting:
-    """Every batch that waits: those in the listing, and those parked for each output."""
+    """Every batch that waits: those in the listing, and those in each place where batches are parked."""
 
     ready: Sequence[Ticket]
     parked: Mapping[str, Sequence[Ticket]]
@@ -26,6 +26,11 @@ class Waiting:
     def tickets(self) -> list[Ticket]:
         """All of them."""
         return [*self.ready, *(ticket for tickets in self.parked.values() for ticket in tickets)]
+
+    @property
+    def away(self) -> frozenset[str]:
+        """The outputs that batches are parked for."""
+        return frozenset(output for place in self.parked for output in outputs_of(place))
 
     @property
     def messages(self) -> int:
@@ -61,14 +66,16 @@ def waiting(quay: Quay) -> Waiting:
 def backlogs(quay: Quay, found: Waiting) -> tuple[list[Backlog], int]:
     """What waits for each output, those configured and others; and how many messages were not looked into.
 
-    A batch that is parked counts for the output it is parked for, though it may wait for others that are away as well.
+    A batch that is parked counts for every output that it waits for: the name of its place tells them all.
     """
     messages: dict[str, int] = dict.fromkeys(quay.settings.outputs, 0)
     since: dict[str, float] = {}
     reasons: dict[str, str] = {}
-    for output, tickets in found.parked.items():
-        messages[output] = messages.get(output, 0) + sum(ticket.messages for ticket in tickets)
-        since[output] = min(ticket.sequence / 1e6 for ticket in tickets)
+    for place, tickets in found.parked.items():
+        oldest = min(ticket.sequence for ticket in tickets) / 1e6
+        for output in outputs_of(place):
+            messages[output] = messages.get(output, 0) + sum(ticket.messages for ticket in tickets)
+            since[output] = min(since.get(output, oldest), oldest)
     for ticket in found.ready[:_READ]:
         if batch := _batch(quay, ticket):
             for output in {output for entry in batch.entries for output in entry.owed}:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from worker.backlog import Waiting, waiting
 from worker.once import Totals
+from worker.owing import is_due
 from worker.quay import Quay
 
 _LOOK_SECONDS = 5.0
@@ -64,11 +65,11 @@ class Drain:
 
 def _next(quay: Quay, found: Waiting, now: float) -> float:
     """When something may be due: a batch, or the probe of an output that is away."""
-    probes = [circuit.probe_at for circuit in quay.circuits.opened(found.parked).values()]
-    due = [ticket.due for ticket in found.ready if ticket.due > now]
+    probes = [circuit.probe_at for circuit in quay.circuits.opened(found.away).values()]
+    due = [ticket.due for ticket in found.ready if not is_due(ticket.due, now)]
     return min([*due, *probes, now + _LOOK_SECONDS])
 
 
 def _told(found: Waiting) -> str:
-    away = ", ".join(sorted(found.parked))
+    away = ", ".join(sorted(found.away))
     return f"waiting for {away}, which is away" if away else "waiting for the next try"

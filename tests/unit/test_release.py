@@ -24,7 +24,7 @@ def in_folder(path: Path) -> FileSpool:
 
 @pytest.fixture(params=["file", "memory"])
 def spool(request: pytest.FixtureRequest, tmp_path: Path) -> Spool:
-    return in_folder(tmp_path) if request.param == "file" else MemorySpool()
+    return in_folder(tmp_path) if request.param == "file" else MemorySpool(clock=lambda: NOW)
 
 
 @pytest.fixture
