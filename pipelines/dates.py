@@ -20,7 +20,7 @@ _LOOSE_ZONE = re.compile(r"(?:\s[A-Z]{2,4}|(?<=[\d\s]))([+-]\d\d):?(\d\d)?$", re
 _HALF_OF_DAY = re.compile(r"\b(0?[1-9]|1[0-2])(:\d\d(?::\d\d)?)\s?([AP])\.?M\b\.?", re.IGNORECASE)
 # A month as a number, in the order of RFC 5322: 17-6-2008.
 _NUMBER_OF_MONTH = re.compile(r"^(\d{1,2})[-.\s]++(\d{1,2})[-.\s]++(?=(?:\d{4}|\d\d)\s++\d{1,2}:)")
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 # A day without a time of day, or with one that is none, such as 25:00:00.
 _DAY = re.compile(
     r"(?P<day>(?:[a-z]{3,9},?\s+)?(?:\d{1,2}[ -][a-z]{3,9}[ -]\d{4}|[a-z]{3,9}\s\d{1,2},?\s\d{4}|\d{4}\s[a-z]{3,9}\s\d{1,2}))"
@@ -69,9 +69,9 @@ def _of_whole_day(time: re.Match[str]) -> str:
 
 
 def _from_rfc5322(text: str) -> datetime | None:
-    day, _, zone = text.rpartition(" ")
+    before, _, zone = text.rpartition(" ")
     if zone.upper() in _ZONES:
-        text = f"{day} {_ZONES[zone.upper()]}"
+        text = f"{before} {_ZONES[zone.upper()]}"
     fields = parsedate_tz(_LOOSE_ZONE.sub(lambda zone: f" {zone[1]}{zone[2] or '00'}", text))
     if fields is None:
         return None

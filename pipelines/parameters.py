@@ -53,6 +53,9 @@ def parse_parameters(text: str, *, where: str, defects: Defects) -> Parameterize
         name, content = match[1].lower(), _unquoted(match[2])
         section = _SECTION.fullmatch(name) if "*" in name else None
         if section is None or (section[2] is None and section[3] is None):
+            if name == "charset" and charset.lookup(plain.get(name, "")) is None and charset.lookup(content):
+                # Of several charsets the first one counts that somebody knows.
+                plain[name] = content
             plain.setdefault(name, content)
         else:
             entry = (int(section[2] or 0), section[3] is not None, content)

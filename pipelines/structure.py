@@ -112,9 +112,6 @@ class Structure:
                     Code.PART_AFTER_CLOSE, f"{_named(number)}: parts after its end were read too"
                 )
             start = delimiter.after
-            if index < len(delimiters) and delimiters[index].before < start and not delimiters[index].closes:
-                # A delimiter has a line end of its own before it, so two lines in a row are one.
-                continue
             stop = max(start, delimiters[index].before) if index < len(delimiters) else end
             if index == len(delimiters) and not self._octets.take(start, min(end, start + 80)).strip():
                 break
@@ -225,7 +222,9 @@ class Structure:
         content = self._octets.view(start, max(start, end))
         encoding = self._encoding(headers, number=number)
         if is_text and encoding == "base64" and transfer.is_plain_text(content):
-            self._defects.add(Code.BASE64_DAMAGED, f"part {number}: it is no base64 and was left as it stands")
+            self._defects.add(
+                Code.BASE64_DAMAGED, f"part {number}: it is no base64 and was left as it stands"
+            )
             encoding = "unknown"
         return Part(
             part_id=number,

@@ -69,7 +69,9 @@ def is_plain_text(content: memoryview) -> bool:
     """Whether a text that is labelled base64 is none: its first line has other letters, and what it decodes to is no text."""
     beginning = bytes(content[:_LONGEST_FOOTER]).strip()
     line, _, rest = beginning.partition(b"\n")
-    if b"=" in beginning or not (line.rstrip().translate(None, _LETTERS) or (not rest and len(line) % 4 == 1)):
+    if b"=" in beginning or not (
+        line.rstrip().translate(None, _LETTERS) or (not rest and len(line) % 4 == 1)
+    ):
         return False
     return _CONTROLS.search(decode_base64(beginning).data) is not None
 

@@ -19,7 +19,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f]")
 # Normalizing takes quadratic time for a run of combining marks; no honest word has as many characters.
 _LONGEST_WORD = 500
 # Spaces are written as underscores, so white space beside one is that of a fold within the word.
-_FOLD = re.compile(r"[ \t]++(?=_)|(?<=_)[ \t]++")
+_FOLD = re.compile(r"(?<![ \t])[ \t]++(?=_)|(?<=_)[ \t]++")
 _START = re.compile(r"=\?([^?\s]{1,75})\?([bBqQ])\?")
 
 
