@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, TypeAdapter
 
 from pipelines.options import (
     ByteSize,
@@ -231,8 +231,7 @@ def test_every_default_can_be_written_and_read_again(model: type[Options]) -> No
     """A default copied from a reference page into the environment changes nothing."""
     for option in describe(model):
         if option.default is not None:
-            name = option.name.lower()
-            value = model.__pydantic_validator__.validate_assignment(
-                model.model_construct(), name, option.default
-            )
-            assert getattr(value, name) == model.model_fields[name].get_default()
+            field = model.model_fields[option.name.lower()]
+            # The field alone: some options depend on others that have no default.
+            read = TypeAdapter(Annotated[(field.annotation, *field.metadata)])
+            assert read.validate_python(option.default) == field.get_default()

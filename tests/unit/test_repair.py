@@ -27,7 +27,9 @@ NOW = 1_800_000_000
 @pytest.fixture(params=["file", "memory"])
 def spool(request: pytest.FixtureRequest, tmp_path: Path) -> Spool:
     """Either spool."""
-    return FileSpool(tmp_path, clock=lambda: NOW) if request.param == "file" else MemorySpool(clock=lambda: NOW)
+    return (
+        FileSpool(tmp_path, clock=lambda: NOW) if request.param == "file" else MemorySpool(clock=lambda: NOW)
+    )
 
 
 def repair(uid: int, *, folder: str = "INBOX", uidvalidity: int = 7, since: int = NOW) -> Repair:
