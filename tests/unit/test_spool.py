@@ -554,6 +554,18 @@ def test_a_parked_batch_is_in_no_listing_until_it_is_let_out(either: Spool) -> N
     assert contents(either, waiting) == {"x": RAW[0]}
 
 
+def test_what_a_person_put_into_the_spool_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Folders among the unfinished files and among what is kept: cleaning leaves them and goes on."""
+    now = NOW
+    spool = FileSpool(tmp_path, keep=1, clock=lambda: now + 10 * 86400)
+    (tmp_path / "tmp" / "notes").mkdir()
+    (tmp_path / "kept" / "000001" / "notes").mkdir(parents=True)
+    spool.finish(put(spool, planned("x"), RAW[0]), NOW)
+
+    assert spool.clean() == 1
+    assert spool.kept() == []
+
+
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_what_was_delivered_is_kept_for_as_long_as_keep_says(kind: str, tmp_path: Path) -> None:
     """And it can be read for so long; without KEEP it is gone at once."""

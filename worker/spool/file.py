@@ -250,7 +250,8 @@ class FileSpool(FileNotes):
         """
         gone = 0
         for path in (self.path / "tmp").iterdir():
-            with suppress(FileNotFoundError):
+            # It may be gone, or something that a person put there: that stays, and is in nobody's way.
+            with suppress(OSError):
                 if self._clock() - path.stat().st_mtime > _UNFINISHED_SECONDS and _unlocked(path):
                     path.unlink()
                     gone += 1
@@ -269,8 +270,9 @@ class FileSpool(FileNotes):
         for date in listed(self.path / "kept"):
             if date < last:
                 for name in listed(self.path / "kept" / date):
-                    (self.path / "kept" / date / name).unlink(missing_ok=True)
-                    gone += 1
+                    with suppress(OSError):
+                        (self.path / "kept" / date / name).unlink(missing_ok=True)
+                        gone += 1
                 with suppress(OSError):
                     (self.path / "kept" / date).rmdir()
         return gone
