@@ -663,11 +663,14 @@ def test_whoever_stops_reading_ends_it_without_a_word(thousand: Path) -> None:
         command(thousand, thousand), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
         assert running.stdout
-        assert running.stderr
         assert orjson.loads(running.stdout.readline())
         running.stdout.close()
+        try:
+            running.wait(LIMIT)
+        finally:
+            running.kill()
+        assert running.stderr
         said = running.stderr.read()
-        running.wait(LIMIT)
 
     assert said == b""
 

@@ -82,6 +82,9 @@ def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     context.set_forkserver_preload([do.__module__])
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin)
+    # When its processes have died there is nobody to read what is on its way to them, and older Pythons wait for that for
+    # ever (python/cpython#94777). What was sent and not answered is sent once more, or is not wanted any more.
+    pool._call_queue.cancel_join_thread()  # type: ignore[attr-defined]  # noqa: SLF001
     try:
         yield pool
     except BaseException:
