@@ -16,18 +16,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pipelines.account import AccountOptions, CannotSignIn, MailProtocol, NoToken, Plain, Tokens, secret_of
+from pipelines.account import AccountOptions, MailProtocol, Plain, Tokens
 from pipelines.imap_text import instant, is_quotable, quoted
 from pipelines.message import Message
 from pipelines.options import Flag, Names
 from pipelines.output import Accepted, Output, OutputOptions, Receipt, Refused, Retry
 from pipelines.outputs.imap_answers import judge, judge_sign_in
-from pipelines.outputs.imap_session import Answer, Response, Session
-from pipelines.outputs.mail_wire import Broken, Wire
+from pipelines.outputs.imap_session import Response, Session
+from pipelines.outputs.mail_sessions import Denied, NotLetIn, hand_over, signed_in, try_sign_in
+from pipelines.outputs.mail_wire import Broken
 
 MARK = "X-Mailquay-Id"
-# So many broken connections in a row, and the rest of the call waits for the next one.
-_PATIENCE = 2
 # Of so many messages that might be this one the newest are looked at.
 _CANDIDATES = 50
 _TELLING = ("message-id", "received", "date")
@@ -95,14 +94,6 @@ class ImapOptions(AccountOptions):
         return flags
 
 
-class NotLetIn(Exception):
-    """There is no session with the folder to be had; `receipt` says why."""
-
-    def __init__(self, receipt: Retry) -> None:
-        super().__init__(receipt.reason)
-        self.receipt = receipt
-
-
 class ImapOutput(Output):
     """Adds messages to FOLDER of a mailbox."""
 
@@ -123,33 +114,7 @@ class ImapOutput(Output):
 
     def deliver(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         """Add the messages one after the other over one connection; where it breaks, the next message tries a new one."""
-        receipts: list[Receipt] = []
-        session: Session | None = None
-        trouble: Receipt | None = None
-        broken = 0
-        for message in messages:
-            if trouble is not None:
-                # A server in trouble costs one call's patience, and not one a message.
-                receipts.append(trouble)
-                continue
-            try:
-                session = session or self._opened()
-                receipts.append(self._added(session, message))
-                broken = 0
-            except NotLetIn as error:
-                trouble = error.receipt
-                receipts.append(trouble)
-            except Broken as error:
-                # It is there or not: the repetition is looked for first.
-                receipts.append(Retry(str(error)))
-                broken += 1
-                trouble = receipts[-1] if broken == _PATIENCE else None
-                if session:
-                    session.hang_up()
-                    session = None
-        if session:
-            session.quit()
-        return receipts
+        return hand_over(messages, opened=self._opened, hand=self._added)
 
     def try_sign_in(self) -> None:
         """Connect, sign in, and look into the folder.
@@ -157,12 +122,7 @@ class ImapOutput(Output):
         Raises:
             CannotSignIn: it cannot be reached, or does not let this account in or into the folder.
         """
-        try:
-            self._opened().quit()
-        except NotLetIn as error:
-            raise CannotSignIn(error.receipt.reason) from error
-        except Broken as error:
-            raise CannotSignIn(str(error)) from error
+        try_sign_in(self._opened)
 
     def _added(self, session: Session, message: Message) -> Receipt:
         """Add one message unless it is there.
@@ -210,23 +170,18 @@ class ImapOutput(Output):
         return list(dict.fromkeys(flags))
 
     def _opened(self) -> Session:
-        """A session that has looked into the folder, which is made when it is missing; a refused token is replaced once.
+        """A session that has looked into the folder, which is made when it is missing.
 
         Raises:
             NotLetIn: there is none to be had, and the receipt says why.
             Broken: the connection broke.
         """
-        try:
-            secret = secret_of(self.options, self.tokens)
-            session, answer = self._tried(secret)
-            if session is None and self.options.wants_tokens and self.tokens:
-                another = self.tokens.another(secret)
-                if another is not None:
-                    session, answer = self._tried(another)
-        except (CannotSignIn, NoToken) as error:
-            raise NotLetIn(Retry(str(error))) from error
-        if session is None:
-            raise NotLetIn(judge_sign_in(answer, server=self._server, now=self._now()))
+        session = signed_in(
+            self.options,
+            self.tokens,
+            start=lambda wire: Session(wire, starttls=self._starttls),
+            enter=self._enter,
+        )
         try:
             self._look(session)
         except (Broken, NotLetIn):
@@ -234,19 +189,10 @@ class ImapOutput(Output):
             raise
         return session
 
-    def _tried(self, secret: str) -> tuple[Session | None, Answer]:
-        """Connect and sign in: the session, unless the server refuses, and its answer."""
-        said = self.options
-        wire = Wire(said.server, ca_file=said.ca_file, timeout=said.timeout.total_seconds())
-        try:
-            session = Session(wire, starttls=self._starttls)
-            answer = session.sign_in(said.login_name, secret, bearer=said.wants_tokens)
-        except (Broken, CannotSignIn):
-            wire.close()
-            raise
-        if not answer.good:
-            session.quit()
-        return session if answer.good else None, answer
+    def _enter(self, session: Session, secret: str) -> Denied | None:
+        """Sign in; why the server refuses, if it does."""
+        answer = session.sign_in(self.options.login_name, secret, bearer=self.options.wants_tokens)
+        return None if answer.good else Denied(judge_sign_in(answer, server=self._server, now=self._now()))
 
     def _look(self, session: Session) -> None:
         """Look into the folder, and make it when it is missing."""

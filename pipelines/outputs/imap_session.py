@@ -69,6 +69,7 @@ class Session:
         self._wire = wire
         self._number = 0
         self._delimiter: str | None = None
+        self.ended = False
         wire.begin()
         greeting = wire.line()
         if not re.match(rb"\* (OK|PREAUTH)\b", greeting, re.IGNORECASE):
@@ -155,7 +156,8 @@ class Session:
     def quit(self) -> None:
         """Take leave and hang up; never raises."""
         with suppress(Broken):
-            self.say("LOGOUT")
+            if not self.ended:
+                self.say("LOGOUT")
         self._wire.close()
 
     def hang_up(self) -> None:
@@ -197,6 +199,9 @@ class Session:
             if response.text.startswith(f"{tag} "):
                 status, _, text = response.text[len(tag) + 1 :].partition(" ")
                 return Answer(status.upper(), text, tuple(untagged))
+            if response.text[:5].upper() == "* BYE":
+                # It closes the connection after this (RFC 3501 section 7.1.5).
+                self.ended = True
             untagged.append(response)
         raise Broken(f"{self._wire.where} answers without an end")
 

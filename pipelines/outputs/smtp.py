@@ -15,17 +15,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, create_model, field_validator
 
-from pipelines.account import AccountOptions, CannotSignIn, MailProtocol, NoToken, Tokens, secret_of
+from pipelines.account import AccountOptions, MailProtocol, Tokens
 from pipelines.message import Message
 from pipelines.options import Names
 from pipelines.output import Output, OutputOptions, Receipt, Refused, Retry
-from pipelines.outputs.mail_wire import Broken, Wire
+from pipelines.outputs.mail_sessions import Denied, hand_over, signed_in, try_sign_in
 from pipelines.outputs.smtp_answers import judge
 from pipelines.outputs.smtp_letter import Route, Unsendable, check_loop, forward, redirect
-from pipelines.outputs.smtp_session import Reply, Session
-
-# So many broken connections in a row, and the rest of the call waits for the next one.
-_PATIENCE = 2
+from pipelines.outputs.smtp_session import Letter, Session
 
 
 def _address(text: str) -> str:
@@ -92,14 +89,6 @@ SmtpOptions = create_model(
 )
 
 
-class NotLetIn(Exception):
-    """There is no session to be had; `receipt` says why."""
-
-    def __init__(self, receipt: Retry) -> None:
-        super().__init__(receipt.reason)
-        self.receipt = receipt
-
-
 class SmtpOutput(Output):
     """Sends messages from FROM to TO."""
 
@@ -121,36 +110,7 @@ class SmtpOutput(Output):
 
     def deliver(self, messages: Sequence[Message]) -> Sequence[Receipt]:
         """Send the messages one after the other over one connection; where it breaks, the next message tries a new one."""
-        receipts: list[Receipt] = []
-        session: Session | None = None
-        trouble: Receipt | None = None
-        broken = 0
-        for message in messages:
-            if trouble is not None:
-                # A server in trouble costs one call's patience, and not one a message.
-                receipts.append(trouble)
-                continue
-            try:
-                check_loop(message, self._route)
-                session = session or self._signed_in()
-                receipts.append(self._sent(session, message))
-                broken = 0
-            except Unsendable as error:
-                receipts.append(Refused(str(error)))
-            except NotLetIn as error:
-                trouble = error.receipt
-                receipts.append(trouble)
-            except Broken as error:
-                # It was taken or not: the repetition has the same Message-ID.
-                receipts.append(Retry(str(error)))
-                broken += 1
-                trouble = receipts[-1] if broken == _PATIENCE else None
-            if session and (broken or session.ended):
-                session.hang_up()
-                session = None
-        if session:
-            session.quit()
-        return receipts
+        return hand_over(messages, opened=self._signed_in, hand=self._sent)
 
     def try_sign_in(self) -> None:
         """Connect and sign in, and send nothing.
@@ -158,26 +118,20 @@ class SmtpOutput(Output):
         Raises:
             CannotSignIn: it cannot be reached, or does not let this account in.
         """
-        try:
-            self._signed_in().quit()
-        except NotLetIn as error:
-            raise CannotSignIn(error.receipt.reason) from error
-        except Broken as error:
-            raise CannotSignIn(str(error)) from error
+        try_sign_in(self._signed_in)
 
     def _sent(self, session: Session, message: Message) -> Receipt:
-        """Send one message and judge the answer.
+        """Send one message and judge the answer; one that cannot be sent this way is refused.
 
         Raises:
-            Unsendable: it cannot be sent this way.
             Broken: the connection broke.
         """
+        try:
+            check_loop(message, self._route)
+            letter = self._letter(session, message)
+        except Unsendable as error:
+            return Refused(str(error))
         offered = session.extensions
-        can = {"eight_bit": "8BITMIME" in offered}
-        if self.options.mode == "redirect":
-            letter = redirect(message, self._route, now=self._now(), utf8="SMTPUTF8" in offered, **can)
-        else:
-            letter = forward(message, self._route, now=self._now(), **can)
         if self._route.utf8 and "SMTPUTF8" not in offered:
             return Retry(
                 f"{self._server} takes no addresses beyond ASCII (SMTPUTF8); check FROM and TO, or HOST"
@@ -187,42 +141,44 @@ class SmtpOutput(Output):
             return Refused(f"{self._server} takes {limit} bytes at most, and it would have {letter.size}")
         return judge(session.send(letter, self.options.to), server=self._server, now=self._now())
 
+    def _letter(self, session: Session, message: Message) -> Letter:
+        """What is sent, as this server can take it.
+
+        Raises:
+            Unsendable: the message cannot be sent this way.
+        """
+        can = {"eight_bit": "8BITMIME" in session.extensions}
+        if self.options.mode == "redirect":
+            utf8 = "SMTPUTF8" in session.extensions
+            return redirect(message, self._route, now=self._now(), utf8=utf8, **can)
+        return forward(message, self._route, now=self._now(), **can)
+
     def _signed_in(self) -> Session:
-        """A session in which mail can be sent; a token that is refused is replaced once.
+        """A session in which mail can be sent.
 
         Raises:
             NotLetIn: there is none to be had, and the receipt says why.
             Broken: the connection broke.
         """
-        try:
-            secret = secret_of(self.options, self.tokens)
-            session, reply = self._tried(secret)
-            if session is None and reply.code >= 500 and self.options.wants_tokens and self.tokens:
-                another = self.tokens.another(secret)
-                if another is not None:
-                    session, reply = self._tried(another)
-        except (CannotSignIn, NoToken) as error:
-            raise NotLetIn(Retry(str(error))) from error
-        if session is None:
-            answer = judge(reply, server=self._server, now=self._now())
-            raise NotLetIn(answer if isinstance(answer, Retry) else Retry(f"{self._server} lets nobody in"))
-        return session
+        return signed_in(
+            self.options,
+            self.tokens,
+            start=lambda wire: Session(wire, starttls=self._starttls),
+            enter=self._enter,
+        )
 
-    def _tried(self, secret: str) -> tuple[Session | None, Reply]:
-        """Connect and sign in: the session, unless the server refuses, and its answer."""
+    def _enter(self, session: Session, secret: str) -> Denied | None:
+        """Sign in, where that is asked for; why the server refuses, if it does."""
         said = self.options
-        wire = Wire(said.server, ca_file=said.ca_file, timeout=said.timeout.total_seconds())
-        try:
-            session = Session(wire, starttls=self._starttls)
-            if said.auth == "none":
-                return session, Reply("sign-in", 235, "")
-            reply = session.sign_in(said.login_name, secret, bearer=said.wants_tokens)
-        except (Broken, CannotSignIn):
-            wire.close()
-            raise
-        if not reply.good:
-            session.quit()
-        return session if reply.good else None, reply
+        if said.auth == "none":
+            return None
+        reply = session.sign_in(said.login_name, secret, bearer=said.wants_tokens)
+        if reply.good:
+            return None
+        answer = judge(reply, server=self._server, now=self._now())
+        if not isinstance(answer, Retry):
+            answer = Retry(f"{self._server} lets nobody in")
+        return Denied(answer, refuses_token=reply.code >= 500)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

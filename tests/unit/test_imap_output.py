@@ -187,10 +187,10 @@ def at_exchange(
     certificates: Certificates,
     answer: bytes,
     changed: dict[bytes, bytes | list[bytes]] | None = None,
-    raw: bytes = RAW,
+    *raws: bytes,
     **said: Any,
 ) -> tuple[Receipt, Scripted]:
-    """The receipt of a server that speaks Exchange Online's words and answers so to the last line of a message."""
+    """The last receipt of a server that speaks Exchange Online's words and answers so to the last line of a message."""
     # Lines that are no commands have no tags: what signs in, in base64, and what a message consists of.
     script: Answers = {
         b"AHJvYm90": b"q2 OK AUTHENTICATE completed.\r\n",
@@ -211,7 +211,7 @@ def at_exchange(
             },
             **{"timeout": "500ms", **said},
         )
-        (receipt,) = made.deliver([message(raw)])
+        *_, receipt = made.deliver([message(raw) for raw in raws or (RAW,)])
         return receipt, server
 
 
@@ -293,6 +293,17 @@ def test_a_message_beyond_the_announced_limit_is_refused_unsent(certificates: Ce
     assert isinstance(receipt, Refused)
     assert "100 bytes at most" in receipt.reason
     assert server.commands(b"APPEND") == []
+
+
+def test_a_server_that_takes_leave_costs_no_message(certificates: Certificates) -> None:
+    """Exchange says BYE in the middle of its work; what comes next goes through a new session, and is not a retry."""
+    leaving = b"* BYE Connection is closed. 13\r\n<tag> OK APPEND completed.\r\n<end>"
+
+    receipt, server = at_exchange(certificates, leaving, None, RAW, RAW, RAW)
+
+    assert receipt == Accepted()
+    assert len(server.commands(b"APPEND")) == len(server.commands(b"AUTHENTICATE")) == 3
+    assert server.commands(b"LOGOUT") == []
 
 
 def test_a_lost_answer_is_a_retry_and_the_repetition_is_looked_for(certificates: Certificates) -> None:
