@@ -23,6 +23,7 @@ import structlog
 from rich.console import Console
 from rich.progress import track
 
+from tests.bed.clock import Clock
 from worker import settings
 from worker.deliver import deliver
 from worker.embedded import embedded
@@ -36,17 +37,6 @@ from worker.sweep import sweep
 _RAW = b"From: a@example.com\r\nTo: b@example.com\r\nSubject: one of many\r\n\r\n" + b"x" * 2000 + b"\r\n"
 _SWEEP_SECONDS = 10
 _SWEEPS = 60
-
-
-class Clock:
-    """The time, which is moved on."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        """Unix seconds."""
-        return time.time() + self.ahead
 
 
 @contextmanager

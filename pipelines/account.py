@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
-from pipelines.options import Duration, FilePath, Names
+from pipelines.options import CaFile, Duration, Names
 from pipelines.output import OutputOptions
 
 Provider = Literal["microsoft365", "outlook", "gmail", "generic"]
@@ -128,11 +128,7 @@ class AccountOptions(OutputOptions):
         description="Port of the server. Unset: the standard one for TLS.",
         examples=[587],
     )
-    ca_file: FilePath | None = Field(
-        default=None,
-        description="Certificates (PEM) that the server is verified against, instead of those of the system.",
-        examples=["/etc/mailquay/ca.pem"],
-    )
+    ca_file: CaFile = None
     account: Plain = Field(
         default="",
         description="Who signs in with OAuth 2.0, as for a mailbox: once, by `mailquay login ACCOUNT`.",
@@ -163,6 +159,9 @@ class AccountOptions(OutputOptions):
         gt=timedelta(0),
         le=timedelta(hours=1),
         description="How long to wait for the connection and for each answer; a large message has longer.",
+    )
+    parallel: int = Field(
+        default=1, ge=1, le=16, description="How many connections of one process are under way at once."
     )
 
     @property

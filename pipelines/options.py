@@ -16,7 +16,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -138,6 +138,17 @@ Names = Annotated[tuple[str, ...], BeforeValidator(read_names), Form("names, sep
 Flag = Annotated[bool, BeforeValidator(read_flag), Form("yes or no", lambda value: "yes" if value else "no")]
 # Nothing checks that the file exists: whoever opens it says what is wrong with it.
 FilePath = Annotated[Path, BeforeValidator(read_path), Form("path")]
+
+CaFile = Annotated[
+    FilePath | None,
+    Field(
+        description="Certificates (PEM) that the server is verified against, instead of those of the system.",
+        examples=["/etc/mailquay/ca.pem"],
+    ),
+]
+Parallel = Annotated[
+    int, Field(ge=1, le=64, description="How many requests of one process are under way at once.")
+]
 
 _PLAIN_FORMS = {
     str: Form("text"),

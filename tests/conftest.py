@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from tests.bed.clock import Clock
 from tests.bed.fixtures import (
     certificates,
     dovecot,
@@ -129,3 +130,9 @@ def no_process_left_behind(looked_at: None) -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     pytest.fail("processes left behind:\n" + "\n".join(commands), pytrace=False)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that a test moves on."""
+    return Clock()

@@ -78,7 +78,7 @@ def backlogs(quay: Quay, found: Waiting) -> tuple[list[Backlog], int]:
             since[output] = min(since.get(output, oldest), oldest)
     for ticket in found.ready[:_READ]:
         if batch := _batch(quay, ticket):
-            for output in {output for entry in batch.entries for output in entry.owed}:
+            for output in batch.owed:
                 owed = sum(output in entry.owed for entry in batch.entries)
                 messages[output] = messages.get(output, 0) + owed
                 since[output] = min(since.get(output, batch.created), batch.created)

@@ -32,7 +32,7 @@ class Chosen:
 def choose(quay: Quay, batch: Batch) -> Chosen:
     """Who is asked now. A circuit that is open lets one caller through now and then, and that may be this one."""
     now = quay.clock()
-    opened = quay.circuits.opened({output for entry in batch.entries for output in entry.owed})
+    opened = quay.circuits.opened(batch.owed)
     # While an output is away its circuit says when it is asked, and not how often this batch was turned down.
     due = sorted({*outputs_due(batch, now), *opened})
     # Whose turn it is does not matter while nobody may ask.

@@ -98,10 +98,11 @@ def _attempt(quay: Quay, lease: Lease, begun: Ticket, delivered: Delivered) -> N
                 delivered.next = _wait(quay, begun, chosen)
                 return
             prepared = prepare(quay, opened, chosen)
+            owed = prepared.owed
             for output in chosen.probes:
-                if not prepared.owed[output]:
+                if not owed[output]:
                     quay.circuits.unused(output)
-            receipts = {**prepared.receipts, **ask(quay, prepared.batch, prepared.owed)}
+            receipts = {**prepared.receipts, **ask(quay, prepared.batch, owed)}
             lease.check()
             _conclude(quay, begun, opened, replace(prepared, receipts=receipts), delivered)
     except BatchDamaged as damage:
@@ -112,15 +113,14 @@ def _attempt(quay: Quay, lease: Lease, begun: Ticket, delivered: Delivered) -> N
 def _wait(quay: Quay, begun: Ticket, chosen: Chosen) -> Ticket | None:
     """Let a batch rest of which no output can be asked now; nothing of it was tried. Returns it if its turn has come."""
     batch, now = chosen.batch, quay.clock()
-    owed = {output for entry in batch.entries for output in entry.owed}
-    if owed - chosen.away.keys():
-        later = [batch.outputs[output].due for output in owed & batch.outputs.keys()]
+    if batch.owed - chosen.away.keys():
+        later = [batch.outputs[output].due for output in batch.owed & batch.outputs.keys()]
         probes = [int(circuit.probe_at) + 1 for circuit in chosen.away.values()]
         times = [due for due in [*chosen.held.values(), *later, *probes] if due > now]
         # While it was looked at, the last of these may have come.
         return _called(quay, quay.spool.postpone(begun, min(times, default=int(now) + 1)), chosen)
-    if owed:
-        park(quay, begun, owed)
+    if batch.owed:
+        park(quay, begun, batch.owed)
     else:
         _finish(quay, begun, batch)
     return None

@@ -16,7 +16,7 @@ from functools import partial
 from worker.errors import LeaseLost, MailquayError, Misconfigured, SpoolFull
 from worker.lease import held_now
 from worker.quay import Quay
-from worker.spool import Batch, BatchDamaged, Entry, OpenBatch, Spool, Ticket
+from worker.spool import Batch, BatchDamaged, Entry, OpenBatch, Spool, Ticket, check_digest
 
 Show = Callable[[int, int], None]
 """Called with how many batches are done, of how many."""
@@ -169,9 +169,7 @@ def _raw(opened: OpenBatch, entry: Entry) -> memoryview:
         BatchDamaged: they are not.
     """
     raw = opened.raw(entry)
-    if hashlib.sha256(raw).hexdigest() != entry.sha256:
-        sentence = f"the bytes of {entry.member} in batch {opened.batch.id} are not those that were written"
-        raise BatchDamaged(sentence, mailbox=opened.batch.mailbox, plan=opened.batch)
+    check_digest(opened.batch, entry, hashlib.sha256(raw).hexdigest())
     return raw
 
 

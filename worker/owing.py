@@ -67,15 +67,16 @@ def is_due(due: float, now: float) -> bool:
 
 def outputs_due(batch: Batch, now: float) -> list[str]:
     """The outputs that something is owed to and that may be asked now."""
-    owed = {output for entry in batch.entries for output in entry.owed}
-    return sorted(output for output in owed if is_due(batch.outputs.get(output, OutputState()).due, now))
+    return sorted(
+        output for output in batch.owed if is_due(batch.outputs.get(output, OutputState()).due, now)
+    )
 
 
 def owing(
     batch: Batch, receipts: Receipts, *, now: float, chance: Callable[[], float], terms: Terms
 ) -> Owing:
     """What the batch owes after these receipts. `chance` gives a number from 0 to 1."""
-    outputs = sorted({output for entry in batch.entries for output in entry.owed})
+    outputs = sorted(batch.owed)
     states = {output: _state(batch, output, receipts, now=now, chance=chance) for output in outputs}
     entries: list[Entry] = []
     failures: list[Failure] = []

@@ -15,7 +15,7 @@ from worker.choose import Chosen, since_noted
 from worker.errors import Misconfigured
 from worker.ordering import ordered
 from worker.quay import Quay
-from worker.spool import Batch, BatchDamaged, Entry, OpenBatch
+from worker.spool import Batch, BatchDamaged, Entry, OpenBatch, check_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,7 @@ def prepare(quay: Quay, opened: OpenBatch, chosen: Chosen) -> Prepared:
 
 def _fresh(quay: Quay, batch: Batch, routed: Batch) -> frozenset[str]:
     """The outputs that are owed something only since routing, but for those that are away or that have an order to keep."""
-    before = {output for entry in batch.entries for output in entry.owed}
-    new = {output for entry in routed.entries for output in entry.owed} - before
+    new = routed.owed - batch.owed
     return frozenset(new - quay.circuits.opened(new).keys() - ordered(quay, new))
 
 
@@ -122,10 +121,5 @@ def _parsed(batch: Batch, entry: Entry, opened: OpenBatch) -> Message:
         source=Source(batch.folder, batch.uidvalidity, entry.uid, entry.uidl, entry.flags),
         received_at=datetime.fromisoformat(entry.received) if entry.received else None,
     )
-    if message.digest != entry.sha256:
-        raise BatchDamaged(
-            f"the bytes of {entry.member} in batch {batch.id} are not those that were written. Check the disk.",
-            mailbox=batch.mailbox,
-            plan=batch,
-        )
+    check_digest(batch, entry, message.digest)
     return message

@@ -14,7 +14,7 @@ from worker.backlog import waiting
 from worker.errors import Misconfigured, SpoolFull
 from worker.identity import batch_id
 from worker.quay import Quay
-from worker.spool import Batch, BatchDamaged, Entry, Event, OpenBatch, OutputState, Ticket
+from worker.spool import Batch, BatchDamaged, Event, OpenBatch, OutputState, Ticket, check_digest
 
 REPLAYED = "replayed"
 """What the history of a replayed batch begins with."""
@@ -168,25 +168,10 @@ def _spool(quay: Quay, opened: OpenBatch, batch: Batch) -> None:
     events = tuple(Event(output, REPLAYED, len(batch.entries), now, now) for output in batch.outputs)
     batch = replace(batch, created=now, sequence=quay.sequence(), history=events)
     with quay.spool.new(batch) as writer:
-        entries = tuple(
-            _copied(opened.batch, writer.add(entry, (opened.raw(entry),)), entry) for entry in batch.entries
-        )
+        entries = tuple(writer.add(entry, (opened.raw(entry),)) for entry in batch.entries)
+        for written, entry in zip(entries, batch.entries, strict=True):
+            check_digest(opened.batch, entry, written.sha256)
         writer.commit(replace(batch, entries=entries), due=now)
-
-
-def _copied(batch: Batch, written: Entry, entry: Entry) -> Entry:
-    """The entry of a message that was copied as it came.
-
-    Raises:
-        BatchDamaged: its bytes are others by now.
-    """
-    if written.sha256 != entry.sha256:
-        raise BatchDamaged(
-            f"the bytes of {entry.member} in the kept batch {batch.id} are not those that were written. Check the disk.",
-            mailbox=batch.mailbox,
-            plan=batch,
-        )
-    return written
 
 
 def _names(names: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ import amqp
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from pipelines.message import Message
-from pipelines.options import Duration, FilePath, write_duration
+from pipelines.options import CaFile, Duration, write_duration
 from pipelines.output import Output, OutputOptions, Receipt, Refused, Retry
 from pipelines.outputs.amqp_channel import ConfirmedChannel, connect, hang_up
 from pipelines.outputs.destination import check_route, check_trust, check_url, host_and_port, route_of
@@ -60,11 +60,7 @@ class AmqpOptions(OutputOptions):
         le=timedelta(hours=1),
         description="How long to wait for the connection, and for the confirms of one call.",
     )
-    ca_file: FilePath | None = Field(
-        default=None,
-        description="Certificates (PEM) that the broker is verified against, instead of those of the system.",
-        examples=["/etc/mailquay/ca.pem"],
-    )
+    ca_file: CaFile = None
 
     @field_validator("url")
     @classmethod

@@ -26,7 +26,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from pipelines.message import Message
-from pipelines.options import Duration, FilePath, write_duration
+from pipelines.options import CaFile, Duration, Parallel, write_duration
 from pipelines.output import Accepted, Output, OutputOptions, Receipt, Refused, Retry
 from pipelines.outputs.destination import check_url, host_and_port
 
@@ -62,14 +62,8 @@ class CeleryOptions(OutputOptions):
         le=timedelta(hours=1),
         description="How long to wait for the connection and for each answer of the broker.",
     )
-    parallel: int = Field(
-        default=4, ge=1, le=64, description="How many requests of one process are under way at once."
-    )
-    ca_file: FilePath | None = Field(
-        default=None,
-        description="Certificates (PEM) that the broker is verified against, instead of those of the system.",
-        examples=["/etc/mailquay/ca.pem"],
-    )
+    parallel: Parallel = 4
+    ca_file: CaFile = None
 
     @field_validator("broker_url")
     @classmethod

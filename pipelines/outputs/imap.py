@@ -65,9 +65,6 @@ class ImapOptions(AccountOptions):
         description=f"`yes` puts a line `{MARK}: ID` in front of each message, by which a repetition is recognised for certain.",
         examples=["yes"],
     )
-    parallel: int = Field(
-        default=1, ge=1, le=16, description="How many connections of one process are under way at once."
-    )
 
     @field_validator("username")
     @classmethod

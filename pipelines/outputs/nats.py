@@ -23,7 +23,7 @@ from nats.js.api import PubAck
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from pipelines.message import Message
-from pipelines.options import Duration, FilePath, write_duration
+from pipelines.options import CaFile, Duration, write_duration
 from pipelines.output import Accepted, Output, OutputOptions, Receipt, Refused, Retry
 from pipelines.outputs.destination import check_route, check_trust, check_url, host_and_port, route_of
 from pipelines.outputs.nats_client import NatsClient
@@ -77,11 +77,7 @@ class NatsOptions(OutputOptions):
         le=timedelta(hours=1),
         description="How long to wait for the connection and the answers of one call.",
     )
-    ca_file: FilePath | None = Field(
-        default=None,
-        description="Certificates (PEM) that the server is verified against, instead of those of the system.",
-        examples=["/etc/mailquay/ca.pem"],
-    )
+    ca_file: CaFile = None
 
     @field_validator("url")
     @classmethod

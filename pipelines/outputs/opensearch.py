@@ -22,7 +22,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipelines.message import Message
-from pipelines.options import Duration, FilePath, Flag, write_duration
+from pipelines.options import CaFile, Duration, Flag, write_duration
 from pipelines.output import Output, OutputOptions, Receipt, Refused, Retry
 from pipelines.outputs.bulk_answer import judge, read_items
 from pipelines.outputs.http_client import (
@@ -73,11 +73,7 @@ class OpenSearchOptions(OutputOptions):
         le=timedelta(hours=1),
         description="How long to wait for the connection and for each piece of sending and of the answer.",
     )
-    ca_file: FilePath | None = Field(
-        default=None,
-        description="Certificates (PEM) that the server is verified against, instead of those of the system.",
-        examples=["/etc/mailquay/ca.pem"],
-    )
+    ca_file: CaFile = None
 
     @field_validator("url")
     @classmethod

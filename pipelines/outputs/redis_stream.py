@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry as RedisRetry
 
 from pipelines.message import Message
-from pipelines.options import ByteSize, Duration, FilePath, Flag, write_duration
+from pipelines.options import ByteSize, CaFile, Duration, Flag, write_duration
 from pipelines.output import Accepted, Output, OutputOptions, Receipt, Retry
 from pipelines.outputs.destination import check_trust, check_url, host_and_port
 
@@ -125,11 +125,7 @@ class RedisStreamOptions(OutputOptions):
         le=timedelta(hours=1),
         description="How long to wait for the connection and for each answer.",
     )
-    ca_file: FilePath | None = Field(
-        default=None,
-        description="Certificates (PEM) that the server is verified against, instead of those of the system.",
-        examples=["/etc/mailquay/ca.pem"],
-    )
+    ca_file: CaFile = None
 
     @field_validator("url")
     @classmethod

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from pipelines.attachments import attachments
 from pipelines.file_name import safe_name
 from pipelines.message import Message
-from pipelines.options import Flag
+from pipelines.options import Flag, Parallel
 from pipelines.output import Accepted, Output, OutputOptions, Receipt, Refused, Retry
 from pipelines.outputs.name_pattern import check_pattern, expand
 from pipelines.outputs.stores import Content, ObjectStore, StoreError
@@ -36,9 +36,7 @@ class S3Options(StoreOptions):
     attachments: Flag = Field(
         default=False, description="Whether its attachments are put there, decoded, as `KEY/NAME`."
     )
-    parallel: int = Field(
-        default=4, ge=1, le=64, description="How many requests of one process are under way at once."
-    )
+    parallel: Parallel = 4
 
     @field_validator("pattern")
     @classmethod

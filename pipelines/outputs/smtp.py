@@ -52,9 +52,6 @@ class Sending(AccountOptions):
         "with Resent fields in front.",
         examples=["redirect"],
     )
-    parallel: int = Field(
-        default=1, ge=1, le=16, description="How many connections of one process are under way at once."
-    )
 
     @property
     def sender(self) -> str:

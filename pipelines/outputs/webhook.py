@@ -22,7 +22,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
 from pipelines.message import Message
-from pipelines.options import ByteSize, Duration, FilePath, write_duration, write_size
+from pipelines.options import ByteSize, CaFile, Duration, Parallel, write_duration, write_size
 from pipelines.output import Accepted, Output, OutputOptions, Receipt, Refused, Retry
 from pipelines.outputs.http_client import (
     check_address,
@@ -84,14 +84,8 @@ class WebhookOptions(OutputOptions):
         le=timedelta(hours=1),
         description="How long to wait for the connection and for each piece of sending and of the answer.",
     )
-    parallel: int = Field(
-        default=4, ge=1, le=64, description="How many requests of one process are under way at once."
-    )
-    ca_file: FilePath | None = Field(
-        default=None,
-        description="Certificates (PEM) that the server is verified against, instead of those of the system.",
-        examples=["/etc/mailquay/ca.pem"],
-    )
+    parallel: Parallel = 4
+    ca_file: CaFile = None
 
     @field_validator("url")
     @classmethod

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import pytest
 
 from tests.bed.batches import spooled
+from tests.bed.clock import Clock
 from tests.bed.errands import deliver_due
 from tests.bed.installation import Installation, numbered
 from tests.faults.conftest import Events, of
@@ -17,21 +17,6 @@ from worker.spool import Event, Ticket
 from worker.sweep import sweep
 
 COUNT = 30
-
-
-class Clock:
-    """The time, which a test may move on."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ import pytest
 from pipelines.message import Message
 from pipelines.output import Accepted, Output, OutputOptions, Receipt, Refused, Retry
 from tests.bed.batches import spooled
+from tests.bed.clock import Clock
 from tests.bed.errands import deliver_due
 from tests.bed.installation import Installation, numbered
 from tests.bed.valkey import Valkey
@@ -30,16 +30,6 @@ from worker.sweep import sweep
 
 DAY = 86_400
 YEAR = 365 * DAY
-
-
-class Clock:
-    """The time, which a test may move on, or back."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
 
 
 class Desk(Output):
@@ -119,11 +109,6 @@ class Office:
     @property
     def spool(self) -> Spool:
         return self.quay.spool
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.bed.batches import spooled
+from tests.bed.clock import Clock
 from tests.bed.installation import Installation, numbered
 from worker.deliver import deliver
 from worker.ordering import next_in_line
@@ -17,21 +17,6 @@ from worker.quay import Quay
 from worker.spool import Ticket
 
 COUNT = 12
-
-
-class Clock:
-    """The time, which a test may move on."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

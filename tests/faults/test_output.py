@@ -9,6 +9,7 @@ from collections import Counter
 import orjson
 import pytest
 
+from tests.bed.clock import Clock
 from tests.bed.dovecot import Dovecot
 from tests.bed.errands import deliver_due, flow
 from tests.bed.installation import Installation, number_of, numbered
@@ -20,21 +21,6 @@ from worker.demo.harbour import BOB
 from worker.quay import Quay
 
 COUNT = 10
-
-
-class Clock:
-    """The time, which a test may move on."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

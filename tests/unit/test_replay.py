@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.bed.batches import spooled
+from tests.bed.clock import Clock
 from tests.bed.errands import deliver_due
 from tests.bed.installation import Installation, numbered
 from worker.errors import Misconfigured
@@ -25,21 +26,6 @@ from worker.spool import Batch, Entry, Ticket
 COUNT = 12
 NOW = time.time()
 HOUR = 3600.0
-
-
-class Clock:
-    """The time, which a test may move on."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -144,6 +144,11 @@ class Batch:
         """The messages that still owe something."""
         return tuple(entry for entry in self.entries if entry.owed)
 
+    @property
+    def owed(self) -> frozenset[str]:
+        """The outputs that something is owed to."""
+        return frozenset(output for entry in self.entries for output in entry.owed)
+
     def ticket(self, *, due: int = 0) -> Ticket:
         """The ticket under which this batch is spooled."""
         owing = self.owing
@@ -186,6 +191,20 @@ class BatchDamaged(MailquayError):
     def __init__(self, sentence: str, *, mailbox: str, plan: Batch | None) -> None:
         super().__init__(sentence, mailbox=mailbox)
         self.plan = plan
+
+
+def check_digest(batch: Batch, entry: Entry, sha256: str) -> None:
+    """Compare what was read of a message with what was written.
+
+    Raises:
+        BatchDamaged: the bytes are others by now.
+    """
+    if sha256 != entry.sha256:
+        raise BatchDamaged(
+            f"the bytes of {entry.member} in batch {batch.id} are not those that were written. Check the disk.",
+            mailbox=batch.mailbox,
+            plan=batch,
+        )
 
 
 class BatchWriter(Protocol):
