@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -11,10 +12,15 @@ import pytest
 from tests.bed.dovecot import Dovecot
 from tests.bed.installation import Installation, numbered
 from tests.bed.processes import wait_until
+from tests.bed.proxy import FaultProxy
 from tests.integration.test_roles import log_of, up
+from worker.demo.certificates import Certificates
 from worker.demo.harbour import ALICE, BOB
 
-HUGE = 6_000
+HUGE = 1_000
+OCTETS = 2_000
+RATE = 60_000
+"""Octets a second of the huge mailbox's server: it is slow, so that no machine is fast enough to be done in two turns."""
 SMALL = [f"small{number}" for number in range(10)]
 
 
@@ -29,27 +35,37 @@ def turns(installation: Installation) -> list[dict[str, Any]]:
     return [event for event in pulls(installation) if event["mailbox"] == "huge"]
 
 
+@pytest.fixture
+def slow(dovecot: Dovecot, certificates: Certificates) -> Iterator[FaultProxy]:
+    """Dovecot behind a thin line."""
+    proxy = FaultProxy(dovecot.imaps_port, trusted=certificates)
+    proxy.rate = RATE
+    proxy.start()
+    yield proxy
+    proxy.close()
+
+
 @pytest.mark.slow
 def test_a_huge_mailbox_yields_to_small_ones_and_goes_on_promptly(
-    installation: Installation, dovecot: Dovecot
+    installation: Installation, dovecot: Dovecot, slow: FaultProxy
 ) -> None:
     """New mail of the small ones waits for one turn of the huge one at most; between two turns of it all of them come.
 
-    A batch of one message, durable, is slow enough for the huge mailbox to take several turns of five seconds.
+    Half a minute's worth of mail takes several turns of five seconds.
     """
     installation.environ |= {
         "PULL_CONCURRENCY": "1",
         "PULL_LIMIT": "10s",
-        "BATCH_MESSAGES": "1",
+        "BATCH_MESSAGES": "10",
         "HOST_LOGINS": "1000",
         "LOG_FORMAT": "json",
     }
     for address in (ALICE, BOB):
         dovecot.forget(address)
-    dovecot.save(ALICE, *(numbered(number) for number in range(HUGE)))
+    dovecot.save(ALICE, *(numbered(number, OCTETS) for number in range(HUGE)))
     dovecot.save(BOB, numbered(HUGE))
     # Nothing but the bell that follows a turn calls the huge mailbox again.
-    installation.on_dovecot("huge", dovecot, ALICE, every="1h", outputs="lines")
+    installation.on_dovecot("huge", dovecot, ALICE, every="1h", outputs="lines", port=str(slow.port))
     for name in SMALL:
         installation.on_dovecot(name, dovecot, BOB, every="2s")
     quay = installation.quay()
