@@ -6,7 +6,9 @@ they are removed. A report names kind, place and test, and never what was found.
 
 from __future__ import annotations
 
+import fnmatch
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -88,14 +90,16 @@ class Leaks:
 
     def look_into(self, folder: Path, *, test: str = "") -> None:
         """Look into every file below a folder; before that, files that are meant to hold secrets say what is one."""
-        for path in (*_files(self.root), *_files(folder)):
+        paths = list(_files(folder))
+        elsewhere = [] if folder == self.root else _files(self.root)
+        for path in (*paths, *elsewhere):
             if (meant := _meant(path)) and meant.kind:
                 self._learn(path, meant.kind)
-        for path in _files(folder):
+        for path in paths:
             if path.suffix == ".aof":
                 for token in tokens_sealed_in(path.read_bytes(), self._token_keys):
                     self.secrets.add("a sealed token", token)
-        for path in _files(folder):
+        for path in paths:
             self.look_at(path, test=test)
 
     def look_at(self, path: Path, *, new: bool = False, test: str = "") -> None:
@@ -172,4 +176,13 @@ def _regular(path: Path) -> bool:
 
 def _meant(path: Path) -> SecretFile | None:
     """Why a file may hold secrets, if it may."""
-    return next((meant for meant in SECRET_FILES if path.match(meant.name)), None)
+    place = f"{path.parent.name}/{path.name}"
+    return next((meant for meant, pattern in _PATTERNS if pattern.match(place)), None)
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """What a folder and the file in it are called; compiled, because there are a hundred thousand files."""
+    return re.compile(fnmatch.translate(name if "/" in name else f"*/{name}"))
+
+
+_PATTERNS = [(meant, _pattern(meant.name)) for meant in SECRET_FILES]

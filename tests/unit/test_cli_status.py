@@ -127,13 +127,13 @@ def test_what_is_kept_is_counted(ours: Installation, mailquay: Mailquay) -> None
     assert "3 delivered batches kept" in mailquay("status", KEEP="7d").stdout
 
 
-def test_a_hundred_thousand_parked_batches_are_counted_by_their_names(
+def test_twenty_thousand_parked_batches_are_counted_by_their_names(
     ours: Installation, mailquay: Mailquay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None is opened, no name is read more than once, and it takes the time of reading names."""
     quay = ours.quay()
     goes_away(quay)
-    parked(quay, "crm", 100_000)
+    parked(quay, "crm", 20_000)
     parsed = 0
     parse = Ticket.parse
 
@@ -153,7 +153,7 @@ def test_a_hundred_thousand_parked_batches_are_counted_by_their_names(
 
     took = time.process_time() - begun
     crm = next(output for output in orjson.loads(result.stdout)["outputs"] if output["output"] == "crm")
-    assert crm["messages"] == 100_000
-    assert parsed == 100_000
+    assert crm["messages"] == 20_000
+    assert parsed == 20_000
     # Less than a second here; it would be minutes to open them.
-    assert took < 10
+    assert took < 5
